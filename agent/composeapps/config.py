@@ -1,0 +1,225 @@
+"""Settings: pure values read from TOML.
+
+Vendor defaults in ``/usr/lib/composeapps/composeapps.toml``, the maker's in
+``/etc/composeapps/composeapps.toml``, drop-ins in ``/etc/composeapps/conf.d/*.toml``; later files
+win, tables merge, lists replace. An unknown name is an error: a typo must not be silent.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from composeapps.errors import ConfigError
+
+FILES = (
+    Path("/usr/lib/composeapps/composeapps.toml"),
+    Path("/etc/composeapps/composeapps.toml"),
+)
+DROP_INS = Path("/etc/composeapps/conf.d")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """``[device]``: who the device is and what it follows."""
+
+    channel: str = "stable"
+    #: Like ``linux/arm64``; empty means what this machine is.
+    platform: str = ""
+    #: Known good time (seconds since 1970) that the image was built at; 0 means unknown.
+    build_time: int = 0
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """``[paths]``: where things are."""
+
+    data: Path = Path("/var/lib/composeapps")
+    run: Path = Path("/run/composeapps")
+    factory: Path = Path("/usr/share/composeapps/factory")
+    #: The TUF root that the image carries.
+    root: Path = Path("/usr/share/composeapps/root.json")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """``[source]``: where releases and content come from. Nothing here needs trust."""
+
+    #: https, http or file URL of a repository made by composeapps-publish; its ``metadata/``,
+    #: ``targets/`` and ``oci/`` are used where the next three are empty.
+    url: str = ""
+    metadata: str = ""
+    targets: str = ""
+    #: OCI layout looked at first for every blob; "none" for registries only.
+    layout: str = ""
+    #: Seconds; for one connection attempt and for each read of a socket.
+    timeout: float = 30.0
+    #: Seconds a whole look for a release may take, and bytes it may read.
+    check_timeout: float = 120.0
+    check_bytes: int = 32 * 1024 * 1024
+    #: Tries for one download before it counts as failed, and downloads under way at once.
+    attempts: int = 5
+    parallel: int = 3
+    #: Bytes per second over all downloads; 0 means no cap.
+    rate: int = 0
+    #: PEM files.
+    ca: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """``[registry."host:port"]``: how to reach one registry."""
+
+    #: Base URLs tried in order before the registry itself; the scheme says http or https.
+    mirrors: tuple[str, ...] = ()
+    #: Talk http to the registry itself.
+    insecure: bool = False
+    ca: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
+    username: str = ""
+    #: File that holds the password or token, so that settings need not be secret.
+    password_file: str = ""
+
+
+@dataclass(frozen=True)
+class SealSettings:
+    """``[seal]``: how layers become sealed layers."""
+
+    #: ``lz4hc``, ``lz4`` or ``none``; the kernel needs only lz4 for the first two.
+    compression: str = "lz4hc"
+    #: Bytes; a layer that unpacks to more is refused.
+    layer_limit: int = 64 * 1024**3
+    #: Entries; a layer with more is refused.
+    entry_limit: int = 2_000_000
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """``[engine]``: the Docker Engine and its containerd."""
+
+    docker: str = "unix:///run/docker.sock"
+    containerd: str = "/run/containerd/containerd.sock"
+    docker_root: Path = Path("/var/lib/docker")
+    containerd_root: Path = Path("/var/lib/containerd")
+    compose: tuple[str, ...] = ("docker-compose",)
+    stop: tuple[str, ...] = ("systemctl", "stop", "docker.socket", "docker", "containerd")
+    start: tuple[str, ...] = ("systemctl", "start", "containerd", "docker")
+    #: Seconds until a freshly started engine must answer.
+    ready_timeout: float = 120.0
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """``[update]``: polling and gates."""
+
+    #: Seconds between two looks, and how much of it is added at random at the most.
+    interval: float = 3600.0
+    jitter: float = 600.0
+    #: Seconds an app has to become healthy, and that a service without healthcheck must stay up.
+    health_timeout: float = 300.0
+    settle: float = 10.0
+    #: Starts of one release that were interrupted (by power cuts) before it counts as failed.
+    attempts: int = 5
+    #: Bytes that every file system keeps free.
+    reserve: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings."""
+
+    device: DeviceSettings = field(default_factory=DeviceSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    source: SourceSettings = field(default_factory=SourceSettings)
+    registry: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    seal: SealSettings = field(default_factory=SealSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
+
+
+def load(files: Iterable[Path] = FILES, drop_ins: Path = DROP_INS) -> Settings:
+    """Read the settings files that exist, in order.
+
+    Raises:
+        ConfigError: a file is not TOML, or holds an unknown name or a value of the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    extra = sorted(drop_ins.glob("*.toml")) if drop_ins.is_dir() else []
+    for path in [*files, *extra]:
+        if not path.exists():
+            continue
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        parse(values, str(path))
+        _merge(merged, values)
+    return parse(merged, "settings")
+
+
+def parse(values: Mapping[str, Any], where: str) -> Settings:
+    """Make settings of parsed TOML; raises ConfigError naming ``where`` and the setting."""
+    sections: dict[str, Any] = {}
+    hints = get_type_hints(Settings)
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(f"{where}: unknown section [{name}]")
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {name} has to be a table")
+        if name == "registry":
+            sections[name] = {
+                host: _section(RegistrySettings, entry, f'{where}: [registry."{host}"]')
+                for host, entry in value.items()
+            }
+        else:
+            sections[name] = _section(hints[name], value, f"{where}: [{name}]")
+    return Settings(**sections)
+
+
+def _section(kind: Any, values: object, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} has to be a table")
+    hints = get_type_hints(kind)
+    known = {item.name for item in fields(kind)}
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where} has no setting {name!r}; known: {', '.join(sorted(known))}")
+        given[name] = _value(hints[name], value, f"{where} {name}")
+    return kind(**given)
+
+
+def _value(kind: Any, value: object, where: str) -> object:
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        kind = next(choice for choice in get_args(kind) if choice is not type(None))
+    if origin is tuple:
+        if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
+            raise ConfigError(f"{where} has to be a list of strings")
+        return tuple(value)
+    if kind is Path:
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise ConfigError(f"{where} has to be an absolute path")
+        return Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} has to be of type {kind.__name__}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < 2**53:
+        raise ConfigError(f"{where} is out of range")
+    return value
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(name), dict):
+            _merge(into[name], value)
+        else:
+            into[name] = dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,108 @@
+"""The one place that starts other programs: argv lists, a clean environment, one error.
+
+The idea of a single, logged place to start processes is mkosi's (``mkosi/run.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from composeapps.errors import ComposeAppsError
+
+#: What a child sees of our environment; the rest could change what it does.
+KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "DOCKER_HOST", "SSL_CERT_FILE")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ProcessError(ComposeAppsError):
+    """A program is missing, ran too long or ended with a code other than 0."""
+
+    exit_code = 8
+
+    def __init__(self, argv: Sequence[str], reason: str, stderr: str = "") -> None:
+        self.argv = list(argv)
+        self.reason = reason
+        self.stderr = stderr
+        tail = stderr.strip().splitlines()[-3:]
+        detail = ": " + " / ".join(tail) if tail else ""
+        super().__init__(f"`{shlex.join(argv)}` {reason}{detail}")
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment a child gets: a few variables of ours, plus ``extra``."""
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    environment.setdefault("PATH", DEFAULT_PATH)
+    environment.update(extra or {})
+    return environment
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    data: bytes | None = None,
+) -> bytes:
+    """Run a program to its end and return what it printed.
+
+    Args:
+        timeout: seconds after which the program is killed.
+        env: variables added to the clean environment.
+        data: bytes for its standard input; none means an empty input.
+
+    Raises:
+        ProcessError: it is not installed, ran out of time, or its exit code is not 0.
+    """
+    environment = clean_environment(env)
+    if cwd is not None:
+        environment["PWD"] = str(cwd)
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=data if data is not None else b"",
+            capture_output=True,
+            timeout=timeout,
+            cwd=cwd,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ProcessError(argv, "cannot be started, it is not installed") from error
+    except PermissionError as error:
+        raise ProcessError(argv, "cannot be started, permission is denied") from error
+    except subprocess.TimeoutExpired as error:
+        raise ProcessError(argv, f"did not end within {timeout:g} s") from error
+    if done.returncode != 0:
+        raise ProcessError(argv, f"ended with {done.returncode}", _text(done.stderr or done.stdout))
+    return done.stdout
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stdout: IO[bytes] | int | None = subprocess.PIPE,
+    stderr: IO[bytes] | int | None = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program and return at once; the caller waits for it and judges its exit code.
+
+    Raises:
+        ProcessError: it is not installed.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=clean_environment(env)
+        )
+    except FileNotFoundError as error:
+        raise ProcessError(argv, "cannot be started, it is not installed") from error
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
