@@ -1,0 +1,122 @@
+"""The device's file tree: Debian packages by mmdebstrap, made once and cached by content.
+
+The engine testbed runs in it and the device image is made of it, so that what is tested is what
+is shipped. ``python3 qemu/tree.py [trixie|sid]`` prints the directory. Needs root and mmdebstrap.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+#: Why each is in: the engine and Compose; sealing; the agent's interpreter and libraries; network
+#: and file system programs that the engine, the mounts and a person at the console need.
+PACKAGES = (
+    "docker.io containerd runc docker-compose iptables "
+    "erofs-utils e2fsprogs mount util-linux "
+    "python3-minimal python3-docker python3-cryptography python3-yaml python3-zstandard "
+    "ca-certificates iproute2 kmod procps"
+).split()
+#: Only for tests: contents of the demo images come from here too.
+TEST_PACKAGES = "busybox-static strace".split()
+#: Newer than Debian's; pure Python, installed by pip for the tree's interpreter.
+WHEELS = ("tuf==7.0.1", "securesystemslib==1.6.0")
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+)
+#: Empty directories that a read-only root needs to mount over.
+MOUNT_POINTS = (
+    "etc/docker",
+    "etc/composeapps",
+    "mnt/data",
+    "mnt/old",
+    "usr/share/composeapps",
+    "var/lib/composeapps",
+    "var/lib/containerd",
+    "var/lib/docker",
+)
+
+
+def cache_directory() -> Path:
+    """Return where trees and images are cached: ``$COMPOSEAPPS_CACHE`` or ``.cache``."""
+    return Path(os.environ.get("COMPOSEAPPS_CACHE", str(REPOSITORY / ".cache")))
+
+
+def tree(suite: str = "trixie") -> Path:
+    """Return the directory of a suite's tree, made if it is not there yet.
+
+    Raises:
+        subprocess.CalledProcessError: mmdebstrap or pip failed; its output is on stderr.
+    """
+    key = hashlib.sha256(Path(__file__).read_bytes() + suite.encode()).hexdigest()[:12]
+    final = cache_directory() / f"tree-{suite}-{key}"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with (final.parent / "tree.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not final.exists():
+            print(
+                f"making the {suite} tree (about a minute) ...",
+                file=sys.stderr,
+                flush=True,
+            )
+            _make(suite, final)
+    return final
+
+
+def _make(suite: str, final: Path) -> None:
+    temporary = final.with_name(f".tmp-{final.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    if suite == "sid":
+        options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    subprocess.run(
+        ["mmdebstrap", "--quiet", "--variant=minbase", *options]
+        + [f"--include={','.join([*PACKAGES, *TEST_PACKAGES])}", suite, str(temporary)],
+        check=True,
+        stdout=sys.stderr,
+    )
+    for name in MOUNT_POINTS:
+        (temporary / name).mkdir(parents=True, exist_ok=True)
+    version = next((temporary / "usr/lib").glob("python3.*")).name
+    site = temporary / "usr/local/lib" / version / "dist-packages"
+    (site / "composeapps").mkdir(parents=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(site),
+        ]
+        + [
+            "--only-binary=:all:",
+            f"--python-version={version.removeprefix('python')}",
+            *WHEELS,
+        ],
+        check=True,
+        stdout=sys.stderr,
+    )
+    for program, module in (
+        ("composeapps", "composeapps.cli"),
+        ("composeapps-publish", "composeapps.publish.cli"),
+    ):
+        script = temporary / "usr/local/bin" / program
+        script.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -m {module} "$@"\n')
+        script.chmod(0o755)
+    os.replace(temporary, final)
+
+
+if __name__ == "__main__":
+    print(tree(*sys.argv[1:2]))
