@@ -8,7 +8,7 @@ loop-mounted ext4 image, because a sealed file on an overlay cannot be mounted.
     with Testbed(Path("/var/tmp/bed")) as bed:
         bed.engine("start")
         bed.run("composeapps", "status")           # in the tree, next to the engine
-        bed.start_here([sys.executable, "server.py"])   # this machine's files, the testbed's network
+        bed.start_here([sys.executable, "server.py"])  # this machine's files, its own network
 
 The network namespace holds only its own loopback: servers for the tests are started in it by
 ``start_here`` and listen on 127.0.0.1. In the tree, ``/run/work`` is ``bed.work`` (scratch space
@@ -47,9 +47,7 @@ class Testbed:
 
     __test__ = False  # not a test class, whatever its name says
 
-    def __init__(
-        self, directory: Path, suite: str = "", data_size: int = DATA_SIZE
-    ) -> None:
+    def __init__(self, directory: Path, suite: str = "", data_size: int = DATA_SIZE) -> None:
         self.directory = directory
         self.suite = suite or os.environ.get("ENGINE") or "trixie"
         self.data_size = data_size
@@ -70,9 +68,7 @@ class Testbed:
     def pid(self) -> int:
         """The first process of the namespaces, as this machine numbers it."""
         assert self._init is not None, "the testbed is not started"
-        children = Path(
-            f"/proc/{self._init.pid}/task/{self._init.pid}/children"
-        ).read_text()
+        children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text()
         return int(children.split()[0])
 
     def start(self) -> None:
@@ -89,9 +85,7 @@ class Testbed:
         assert self._init.stdout is not None
         if self._init.stdout.readline() != b"ready\n":
             self._init.wait()
-            raise RuntimeError(
-                f"testbed: {(self.directory / 'init.log').read_text()[-2000:]}"
-            )
+            raise RuntimeError(f"testbed: {(self.directory / 'init.log').read_text()[-2000:]}")
 
     def _prepare(self) -> None:
         for path in (
@@ -113,9 +107,7 @@ class Testbed:
             "cgroup-parent": f"/composeapps-{os.getpid()}",
             "log-level": "warn",
         }
-        (self.directory / "etc" / "docker" / "daemon.json").write_text(
-            json.dumps(daemon)
-        )
+        (self.directory / "etc" / "docker" / "daemon.json").write_text(json.dumps(daemon))
         if not (self.etc / "composeapps.toml").exists():
             (self.etc / "composeapps.toml").write_text(SETTINGS)
         package = self.directory / "package"
