@@ -1,0 +1,91 @@
+"""Mounting sealed layers: from the file where the kernel can (Linux 6.12), else by loop."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+from composeapps.errors import EngineError, IntegrityError
+from composeapps.process import ProcessError, run
+from composeapps.store import SealedLayer
+
+# <sys/mount.h>; the container's overlay has flags of its own, these only bar the way around it.
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MNT_DETACH = 2
+_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+#: Seconds; mount(8) with a loop device does no work that takes longer on a live medium.
+_LOOP_TIMEOUT = 60.0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount_layer(layer: SealedLayer, directory: Path, way: str = "auto") -> Path:
+    """Mount a sealed layer below ``directory`` under its own name, and return the mount point.
+
+    A layer that is mounted there already is left as it is.
+
+    Args:
+        way: ``file``, ``loop``, or ``auto`` for the first that the kernel has.
+
+    Raises:
+        IntegrityError: the file is not an EROFS image, or cannot be read.
+        EngineError: the kernel has no EROFS, or its compression.
+    """
+    target = directory / layer.name
+    if os.path.ismount(target):
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    code = errno.ENOTBLK if way == "loop" else _mount(layer.path, target)
+    if code == errno.ENOTBLK and way != "file":
+        _mount_by_loop(layer.path, target)
+    elif code:
+        raise _explain(code, layer.path)
+    return target
+
+
+def unmount(target: Path) -> None:
+    """Unmount one sealed layer and remove its mount point; running overlays keep their own copy."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOENT):  # not a mount point, or not there
+            raise EngineError(f"cannot unmount {target}: {os.strerror(code)}")
+    if target.is_dir():
+        target.rmdir()
+
+
+def mounted(directory: Path) -> set[str]:
+    """Return the names of the sealed layers that are mounted below ``directory``."""
+    prefix = f"{directory}/"
+    names = set()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            point = line.split(" ")[4]
+            if point.startswith(prefix):
+                names.add(point.removeprefix(prefix))
+    return names
+
+
+def _mount(file: Path, target: Path) -> int:
+    arguments = [os.fsencode(file), os.fsencode(target), b"erofs"]
+    if _libc.mount(*arguments, ctypes.c_ulong(_FLAGS), None) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+def _mount_by_loop(file: Path, target: Path) -> None:
+    options = "loop,ro,nosuid,nodev,noexec"
+    try:
+        run(["mount", "-t", "erofs", "-o", options, str(file), str(target)], timeout=_LOOP_TIMEOUT)
+    except ProcessError as error:
+        raise IntegrityError(f"sealed layer {file.name} cannot be mounted: {error}") from error
+
+
+def _explain(code: int, file: Path) -> EngineError | IntegrityError:
+    if code == errno.ENODEV:
+        return EngineError("the kernel has no EROFS: it needs CONFIG_EROFS_FS and _FS_ZIP")
+    if code == errno.EOPNOTSUPP:
+        return EngineError("the kernel cannot read this EROFS compression: set seal.compression")
+    if code in (errno.EPERM, errno.EACCES):
+        return EngineError("mounting is not permitted: run composeapps as root")
+    return IntegrityError(f"sealed layer {file.name} cannot be mounted: {os.strerror(code)}")

@@ -1,0 +1,144 @@
+"""The engine's snapshots, by ``ctr``: each one's ``fs`` becomes a link to a mounted sealed layer.
+
+Only containerd's public snapshot service is used, and one fact of its overlayfs snapshotter: an
+active snapshot is a directory with an ``fs`` in it, which is what its mount options name. The order
+matters: containerd syncs its database and nothing else, so the link has to be durable before
+``commit`` says that the layer is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composeapps import durable
+from composeapps.errors import EngineError
+from composeapps.oci import hex_of
+from composeapps.process import ProcessError, run
+
+#: dockerd's namespace in containerd (moby: daemon/config, ContainerdNamespace).
+NAMESPACE = "moby"
+SNAPSHOTTER = "overlayfs"
+_KEY = "composeapps-"
+#: Seconds; ctr does one small request, and a busy device may swap it in first.
+_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class ChainLink:
+    """One layer of an image as the engine has to see it."""
+
+    chain_id: str
+    #: Chain ID of the layer below, empty for the first.
+    parent: str
+    #: Where its sealed layer is mounted.
+    target: Path
+
+
+class Snapshots:
+    """The snapshots of one containerd."""
+
+    def __init__(self, socket: str, root: Path) -> None:
+        self._socket = socket
+        self._directory = root / f"io.containerd.snapshotter.v1.{SNAPSHOTTER}" / "snapshots"
+
+    def _ctr(self, *arguments: str) -> str:
+        command = ["ctr", "--address", self._socket, "--namespace", NAMESPACE]
+        try:
+            return run([*command, *arguments], timeout=_TIMEOUT).decode("utf-8", "replace")
+        except ProcessError as error:
+            raise EngineError(f"containerd: {error}") from error
+
+    def _snapshots(self, *arguments: str) -> str:
+        return self._ctr("snapshots", "--snapshotter", SNAPSHOTTER, *arguments)
+
+    def names(self) -> dict[str, str]:
+        """Return every snapshot's key and kind (``Committed``, ``Active``, ``View``)."""
+        rows = [line.split() for line in self._snapshots("ls").splitlines()[1:]]
+        return {row[0]: row[-1] for row in rows if row}
+
+    def directories(self, chain_id: str) -> list[Path]:
+        """Return the ``fs`` paths of a committed chain, from the top layer down.
+
+        A short-lived view is made for it: containerd tells directories of nothing else.
+        """
+        key = f"{_KEY}view-{hex_of(chain_id)}"
+        self._drop(key)
+        output = self._snapshots("view", "--mounts", key, chain_id)
+        self._drop(key)
+        return _lower_directories(output)
+
+    def make(self, link: ChainLink) -> Path:
+        """Make and commit the snapshot of one layer; its ``fs`` is a durable link beforehand.
+
+        Returns:
+            the ``fs`` link.
+
+        Raises:
+            EngineError: containerd refused, or its snapshotter is not laid out as it has to be.
+        """
+        key = f"{_KEY}{hex_of(link.chain_id)}"
+        self._drop(key)
+        parent = [link.parent] if link.parent else []
+        output = self._snapshots("prepare", "--mounts", key, *parent)
+        path = _upper_directory(output)
+        if path.name != "fs" or path.parent.parent != self._directory or not path.is_dir():
+            raise EngineError(
+                f"containerd's overlayfs snapshotter is laid out in an unknown way: {path}"
+            )
+        durable.replace_by_link(path, link.target)
+        durable.fsync_dir(self._directory)
+        self._snapshots("commit", link.chain_id, key)
+        return path
+
+    def remove(self, chain_ids: Sequence[str]) -> None:
+        """Remove committed snapshots, given from the bottom up; the top one goes first."""
+        for chain_id in reversed(chain_ids):
+            self._snapshots("rm", chain_id)
+
+    def remove_content(self, digests: Sequence[str]) -> None:
+        """Make containerd forget blobs, so that they are stored anew at the next load."""
+        known = set(self._ctr("content", "ls", "-q").split())
+        gone = [digest for digest in digests if digest in known]
+        if gone:
+            self._ctr("content", "rm", *gone)
+
+    def remove_image(self, name: str) -> None:
+        """Make containerd forget an image by its name; one it does not know is no error."""
+        if name in self._ctr("images", "ls", "-q").split():
+            self._ctr("images", "rm", "--sync", name)
+
+    def _drop(self, key: str) -> None:
+        if key in self.names():
+            self._snapshots("rm", key)
+
+
+def _upper_directory(mounts: str) -> Path:
+    """Return the writable directory that an active snapshot's mounts name."""
+    mount = _first_mount(mounts)
+    option = _option(mount, "upperdir=")
+    return Path(option if option else mount.get("Source", ""))
+
+
+def _lower_directories(mounts: str) -> list[Path]:
+    mount = _first_mount(mounts)
+    option = _option(mount, "lowerdir=")
+    return [Path(part) for part in (option or mount.get("Source", "")).split(":")]
+
+
+def _first_mount(mounts: str) -> dict[str, Any]:
+    try:
+        first = json.loads(mounts)[0]
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise EngineError(f"containerd named no directory: {mounts[:200]!r}") from error
+    if not isinstance(first, dict):
+        raise EngineError(f"containerd named no directory: {mounts[:200]!r}")
+    return first
+
+
+def _option(mount: dict[str, Any], name: str) -> str:
+    options = [str(option) for option in mount.get("Options") or []]
+    return next((option.removeprefix(name) for option in options if option.startswith(name)), "")

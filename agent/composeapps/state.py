@@ -1,0 +1,292 @@
+"""What the device knows, in one SQLite file: releases and their states, events, engine snapshots.
+
+``synchronous=EXTRA`` with a rollback journal makes every commit durable, directory included
+(SQLite documentation, PRAGMA synchronous). A state is written before its work is done.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composeapps.errors import StateError
+
+#: Grows with every change that an older agent could not live with.
+SCHEMA = 1
+#: Seconds to wait for another process's transaction; none of ours takes longer.
+_BUSY = 30.0
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE release (
+    digest TEXT PRIMARY KEY, channel TEXT NOT NULL, version INTEGER NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    changed REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE event (
+    id TEXT PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+    sent INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE snapshot (
+    chain_id TEXT PRIMARY KEY, path TEXT NOT NULL, target TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+PENDING = "pending"
+FETCHING = "fetching"
+FETCHED = "fetched"
+INSTALLING = "installing"
+STARTING = "starting"
+COMMITTED = "committed"
+ROLLING_BACK = "rolling-back"
+FAILED = "failed"
+
+#: From each state, where a release may go. Work of a state can be done again, so each may repeat.
+ALLOWED: Mapping[str, frozenset[str]] = {
+    PENDING: frozenset({PENDING, FETCHING, FAILED}),
+    FETCHING: frozenset({FETCHING, FETCHED, FAILED, PENDING}),
+    FETCHED: frozenset({FETCHED, FETCHING, INSTALLING, FAILED}),
+    INSTALLING: frozenset({INSTALLING, STARTING, ROLLING_BACK}),
+    STARTING: frozenset({STARTING, INSTALLING, COMMITTED, ROLLING_BACK}),
+    ROLLING_BACK: frozenset({ROLLING_BACK, FAILED}),
+    COMMITTED: frozenset({COMMITTED, INSTALLING}),
+    FAILED: frozenset({FAILED, PENDING}),
+}
+#: States in which an update is under way and the device may be between two releases.
+SWITCHING = frozenset({INSTALLING, STARTING, ROLLING_BACK})
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """One release the device has met."""
+
+    digest: str
+    channel: str
+    version: int
+    state: str
+    reason: str
+    #: Starts of its switch that were begun; interrupted ones count.
+    attempts: int
+    changed: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing to report, at least once, under one id."""
+
+    id: str
+    time: float
+    kind: str
+    body: Mapping[str, Any]
+    sent: bool
+
+
+class State:
+    """The open state file; every method is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file.
+
+        Raises:
+            StateError: it is damaged, or a newer agent wrote it; the file is left as it is.
+        """
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA synchronous=EXTRA")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._create()
+            elif version > SCHEMA:
+                raise StateError(
+                    f"{path} was written by a newer composeapps (schema {version}, this one knows "
+                    f"{SCHEMA}): install the newer one again"
+                )
+        except sqlite3.Error as error:
+            raise StateError(f"{path} cannot be read as a state file: {error}") from error
+
+    def _create(self) -> None:
+        with self._transaction() as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _TABLES.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: {error}") from error
+
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: {error}") from error
+
+    def get(self, key: str, default: str = "") -> str:
+        """Return one remembered value."""
+        rows = self._rows("SELECT value FROM meta WHERE key=?", key)
+        return str(rows[0]["value"]) if rows else default
+
+    def put(self, key: str, value: str) -> None:
+        """Remember one value; an empty one is forgotten."""
+        with self._transaction() as db:
+            _put(db, key, value)
+
+    @property
+    def current(self) -> str:
+        """Digest of the committed release that the device runs, or empty."""
+        return self.get("current")
+
+    @property
+    def previous(self) -> str:
+        """Digest of the release that ran before, or empty."""
+        return self.get("previous")
+
+    def release(self, digest: str) -> ReleaseRecord | None:
+        """Return what is known of a release."""
+        rows = self._rows("SELECT * FROM release WHERE digest=?", digest)
+        return ReleaseRecord(**rows[0]) if rows else None
+
+    def releases(self) -> list[ReleaseRecord]:
+        """Return every known release, newest version first."""
+        rows = self._rows("SELECT * FROM release ORDER BY version DESC, digest")
+        return [ReleaseRecord(**row) for row in rows]
+
+    def switching(self) -> ReleaseRecord | None:
+        """Return the release that the device was switching to (or back from), if any."""
+        return next((r for r in self.releases() if r.state in SWITCHING), None)
+
+    def add_release(self, digest: str, channel: str, version: int) -> ReleaseRecord:
+        """Remember a release as pending; one that is known already is left as it is."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO release (digest, channel, version, state, changed)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (digest, channel, version, PENDING, time.time()),
+            )
+        record = self.release(digest)
+        assert record is not None  # just written
+        return record
+
+    def advance(self, digest: str, state: str, reason: str = "") -> None:
+        """Write a release's next state, before its work; raises StateError if not allowed."""
+        with self._transaction() as db:
+            _advance(db, digest, state, reason)
+
+    def count_attempt(self, digest: str) -> int:
+        """Count one more start of a release's switch and return how many there were."""
+        with self._transaction() as db:
+            db.execute("UPDATE release SET attempts=attempts+1 WHERE digest=?", (digest,))
+        record = self.release(digest)
+        return record.attempts if record else 0
+
+    def commit(self, digest: str, kind: str, body: Mapping[str, Any]) -> Event:
+        """Make a release the current one, with the event to report, in one transaction."""
+        with self._transaction() as db:
+            _advance(db, digest, COMMITTED, "")
+            db.execute("UPDATE release SET attempts=0 WHERE digest=?", (digest,))
+            current = db.execute("SELECT value FROM meta WHERE key='current'").fetchone()
+            if current is not None and current["value"] != digest:
+                _put(db, "previous", str(current["value"]))
+            _put(db, "current", digest)
+            return _add_event(db, kind, body)
+
+    def fail(self, digest: str, reason: str, kind: str, body: Mapping[str, Any]) -> Event:
+        """Write that a release failed, with the event to report, in one transaction."""
+        with self._transaction() as db:
+            _advance(db, digest, FAILED, reason)
+            return _add_event(db, kind, body)
+
+    def forget_release(self, digest: str) -> None:
+        """Forget a release that neither runs nor has to be remembered as failed."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM release WHERE digest=?", (digest,))
+
+    def add_event(self, kind: str, body: Mapping[str, Any]) -> Event:
+        """Write an event to report."""
+        with self._transaction() as db:
+            return _add_event(db, kind, body)
+
+    def events(self, *, unsent: bool = False, limit: int = 1000) -> list[Event]:
+        """Return events, oldest first."""
+        where = "WHERE sent=0" if unsent else ""
+        rows = self._rows(f"SELECT * FROM event {where} ORDER BY rowid LIMIT ?", limit)
+        return [
+            Event(row["id"], row["time"], row["kind"], json.loads(row["body"]), bool(row["sent"]))
+            for row in rows
+        ]
+
+    def mark_sent(self, ids: list[str], keep: int = 1000) -> None:
+        """Write that events were delivered; of the delivered ones the newest ``keep`` stay."""
+        with self._transaction() as db:
+            db.executemany("UPDATE event SET sent=1 WHERE id=?", [(item,) for item in ids])
+            db.execute(
+                "DELETE FROM event WHERE sent=1 AND rowid <= (SELECT max(rowid) FROM event) - ?",
+                (keep,),
+            )
+
+    def snapshots(self) -> dict[str, tuple[str, str]]:
+        """Return, by chain ID, each told snapshot's ``fs`` path and what it has to link to."""
+        rows = self._rows("SELECT * FROM snapshot")
+        return {row["chain_id"]: (row["path"], row["target"]) for row in rows}
+
+    def set_snapshot(self, chain_id: str, path: str, target: str) -> None:
+        """Remember where a told snapshot's link lies."""
+        with self._transaction() as db:
+            db.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", (chain_id, path, target))
+
+    def forget_snapshots(self, chain_ids: list[str] | None = None) -> None:
+        """Forget told snapshots, all of them without an argument."""
+        with self._transaction() as db:
+            if chain_ids is None:
+                db.execute("DELETE FROM snapshot")
+            else:
+                rows = [(item,) for item in chain_ids]
+                db.executemany("DELETE FROM snapshot WHERE chain_id=?", rows)
+
+
+def _put(db: sqlite3.Connection, key: str, value: str) -> None:
+    if value:
+        db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
+    else:
+        db.execute("DELETE FROM meta WHERE key=?", (key,))
+
+
+def _advance(db: sqlite3.Connection, digest: str, state: str, reason: str) -> None:
+    row = db.execute("SELECT state FROM release WHERE digest=?", (digest,)).fetchone()
+    if row is None or state not in ALLOWED[row["state"]]:
+        found = row["state"] if row else "unknown"
+        raise StateError(f"release {digest} cannot go from {found} to {state}")
+    db.execute(
+        "UPDATE release SET state=?, reason=?, changed=? WHERE digest=?",
+        (state, reason, time.time(), digest),
+    )
+
+
+def _add_event(db: sqlite3.Connection, kind: str, body: Mapping[str, Any]) -> Event:
+    event = Event(str(uuid.uuid4()), time.time(), kind, dict(body), sent=False)
+    db.execute(
+        "INSERT INTO event VALUES (?, ?, ?, ?, 0)",
+        (event.id, event.time, event.kind, json.dumps(event.body, sort_keys=True)),
+    )
+    return event
