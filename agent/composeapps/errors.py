@@ -36,6 +36,10 @@ class SourceError(ComposeAppsError):
         self.retry_after = retry_after
 
 
+class TransientError(SourceError):
+    """The source failed in a way that may be gone when it is asked again in a moment."""
+
+
 class NotFoundError(SourceError):
     """The source answered, and does not have it."""
 
@@ -92,3 +96,7 @@ class StateError(ComposeAppsError):
     """The state on disk cannot be read, or was written by a newer agent."""
 
     exit_code = 13
+
+
+class NewerStateError(StateError):
+    """The state on disk was written by a newer agent and is left as it is."""
