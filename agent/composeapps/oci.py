@@ -248,7 +248,8 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     value = load_json(data, what)
     media_type = value.get("mediaType", OCI_MANIFEST)
     layers = value.get("layers")
-    if value.get("schemaVersion") != 2 or media_type not in MANIFEST_TYPES:
+    known = isinstance(media_type, str) and media_type in MANIFEST_TYPES
+    if value.get("schemaVersion") != 2 or not known:
         raise IntegrityError(f"{what} is not an image manifest (OCI, or Docker schema 2)")
     if not isinstance(layers, list) or len(layers) > LAYERS:
         raise IntegrityError(f"{what} has no list of at most {LAYERS} layers")
@@ -279,7 +280,9 @@ def is_index(data: bytes, what: str) -> bool:
     media_type = value.get("mediaType")
     if "manifests" in value and ("layers" in value or "config" in value):
         raise IntegrityError(f"{what} is an index and a manifest at once")  # CVE-2021-41190
-    return media_type in INDEX_TYPES or (media_type is None and "manifests" in value)
+    if media_type is None:
+        return "manifests" in value
+    return isinstance(media_type, str) and media_type in INDEX_TYPES
 
 
 def select_platform(entries: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
