@@ -50,6 +50,7 @@ class Blobs(dict[str, bytes]):
     def image(
         self,
         layers: Sequence[bytes] = (),
+        /,
         platform: Mapping[str, str] = LINUX,
         *,
         layer_type: str = OCI_LAYER,
