@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,19 @@ class Compose:
     """Runs Compose's program against one engine."""
 
     def __init__(
-        self, settings: EngineSettings, environment: Mapping[str, str] | None = None
+        self,
+        settings: EngineSettings,
+        *,
+        environment: Mapping[str, str] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Use an engine.
 
         Args:
             environment: variables added to the clean environment.
+            warn: gets what Compose says besides its result.
         """
+        self._warn = warn
         self._program = settings.compose
         self._environment = {
             "DOCKER_HOST": settings.docker,
@@ -119,17 +125,19 @@ class Compose:
         """
         return images_of(self.config(project, every_profile=True), project.name)
 
-    def up(self, project: Project, *, timeout: float) -> None:
+    def up(self, project: Project, *, timeout: float, recreate: bool = False) -> None:
         """Make the engine run the project as its files say; images have to be there.
 
         Args:
             timeout: seconds; services that others wait for (``depends_on`` with a condition) have
                 to get there in this time too.
+            recreate: replace containers even where nothing changed.
 
         Raises:
             ProcessError: it did not come up.
         """
         flags = ["--detach", "--pull", "never", "--no-build", "--remove-orphans"]
+        flags += ["--force-recreate"] if recreate else []
         self._run(project, ["up", *flags], timeout)
 
     def stop(self, project: Project, *, grace: float | None = None) -> None:
@@ -190,6 +198,7 @@ class Compose:
             timeout=timeout,
             cwd=project.directory,
             env=self._environment,
+            warn=self._warn,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +48,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     data: bytes | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> bytes:
     """Run a program to its end and return what it printed.
 
@@ -55,6 +56,7 @@ def run(
         timeout: seconds after which the program is killed.
         env: variables added to the clean environment.
         data: bytes for its standard input; none means an empty input.
+        warn: gets what it said on standard error although it ended well.
 
     Raises:
         ProcessError: it is not installed, ran out of time, or its exit code is not 0.
@@ -80,6 +82,8 @@ def run(
         raise ProcessError(argv, f"did not end within {timeout:g} s") from error
     if done.returncode != 0:
         raise ProcessError(argv, f"ended with {done.returncode}", _text(done.stderr or done.stdout))
+    if warn is not None:
+        warn(_text(done.stderr))
     return done.stdout
 
 
