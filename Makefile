@@ -1,0 +1,36 @@
+# Everything below runs as root on Debian 12 or 13 and installs what it needs by itself.
+# ENGINE=sid uses the newest Docker Engine, from Debian's unstable suite.
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format clean prepare
+
+ENGINE ?= trixie
+export ENGINE
+BIN := .venv/bin
+SOURCES := agent qemu tests
+# Cheapest first, so that a plain mistake is told in seconds.
+SUITES := $(wildcard tests/unit tests/docker tests/crash)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+demo: prepare ## Publish, sign, update, break, roll back, corrupt and reset a Compose app
+	$(BIN)/python tests/demo/demo.py
+
+test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some
+	$(BIN)/pytest $(or $(TESTS),$(SUITES))
+
+bench: prepare ## Measure against stock Docker and print a table
+	$(BIN)/python tests/bench/bench.py
+
+lint: prepare ## Check format, types, spelling, import directions
+	$(BIN)/pytest -q tests/unit/test_style.py
+
+format: prepare ## Format the Python code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean: ## Remove everything that was made here: .venv, caches, the engine's tree
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+
+prepare:
+	@tests/prepare.sh $(MAKECMDGOALS)
