@@ -28,6 +28,8 @@ class DeviceSettings:
     """``[device]``: who the device is and what it follows."""
 
     channel: str = "stable"
+    #: A name that stays, for rollouts and reports; empty means ``/etc/machine-id``.
+    id: str = ""
     #: Like ``linux/arm64``; empty means what this machine is.
     platform: str = ""
     #: Known good time (seconds since 1970) that the image was built at; 0 means unknown.
@@ -111,6 +113,8 @@ class EngineSettings:
     compose: tuple[str, ...] = ("docker-compose",)
     stop: tuple[str, ...] = ("systemctl", "stop", "docker.socket", "docker", "containerd")
     start: tuple[str, ...] = ("systemctl", "start", "containerd", "docker")
+    #: How sealed layers are mounted: ``file`` (Linux 6.12), ``loop``, or ``auto`` for the first.
+    mount: str = "auto"
     #: Seconds until a freshly started engine must answer.
     ready_timeout: float = 120.0
 
@@ -132,6 +136,14 @@ class UpdateSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """``[report]``: where outcomes go."""
+
+    #: http or https URL that takes a POST of JSON; empty means that nobody is told.
+    url: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings."""
 
@@ -142,6 +154,7 @@ class Settings:
     seal: SealSettings = field(default_factory=SealSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     update: UpdateSettings = field(default_factory=UpdateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
 
 
 def load(files: Iterable[Path] = FILES, drop_ins: Path = DROP_INS) -> Settings:

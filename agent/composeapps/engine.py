@@ -22,6 +22,7 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 ONEOFF_LABEL = "com.docker.compose.oneoff"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+VOLUME_LABEL = "com.docker.compose.volume"
 #: Seconds; the longest silence of one call: stopping a container waits for its own grace time.
 _TIMEOUT = 120.0
 _WAIT = 0.2
@@ -177,9 +178,27 @@ class Engine:
     def remove_containers(self, project: str) -> None:
         """Remove all containers of a project, running ones too; volumes stay."""
         for container in self.containers(project):
-            doing = _translated(f"removing {container.name}")
-            with doing, contextlib.suppress(docker.errors.NotFound):
-                self.client.api.remove_container(container.id, force=True, v=False)
+            self.remove_container(container.id)
+
+    def remove_container(self, container_id: str) -> None:
+        """Remove one container, running or not; one that is gone is no error; volumes stay."""
+        with _translated("removing a container"), contextlib.suppress(docker.errors.NotFound):
+            self.client.api.remove_container(container_id, force=True, v=False)
+
+    def remove_volume(self, project: str, volume: str) -> None:
+        """Remove one volume of a project, by the name Compose files give it or by its own.
+
+        Raises:
+            EngineError: there is no such volume, or it is in use.
+        """
+        filters = {"label": [f"{PROJECT_LABEL}={project}"]}
+        with _translated(f"removing volume {volume}"):
+            for item in self.client.api.volumes(filters=filters).get("Volumes") or []:
+                short = (item.get("Labels") or {}).get(VOLUME_LABEL, "")
+                if volume in (item["Name"], short):
+                    self.client.api.remove_volume(item["Name"])
+                    return
+        raise EngineError(f"app {project} has no volume {volume}")
 
     def remove_networks(self, project: str) -> None:
         """Remove the networks that Compose made for a project."""

@@ -46,12 +46,17 @@ def mount_layer(layer: SealedLayer, directory: Path, way: str = "auto") -> Path:
 
 def unmount(target: Path) -> None:
     """Unmount one sealed layer and remove its mount point; running overlays keep their own copy."""
+    detach(target)
+    if target.is_dir():
+        target.rmdir()
+
+
+def detach(target: Path) -> None:
+    """Unmount whatever is mounted at a path, busy or not; raises EngineError."""
     if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOENT):  # not a mount point, or not there
             raise EngineError(f"cannot unmount {target}: {os.strerror(code)}")
-    if target.is_dir():
-        target.rmdir()
 
 
 def mounted(directory: Path) -> set[str]:

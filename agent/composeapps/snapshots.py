@@ -38,6 +38,15 @@ class ChainLink:
     target: Path
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What containerd says of one snapshot."""
+
+    #: Key of the one below, empty for the first.
+    parent: str
+    committed: bool
+
+
 class Snapshots:
     """The snapshots of one containerd."""
 
@@ -55,10 +64,14 @@ class Snapshots:
     def _snapshots(self, *arguments: str) -> str:
         return self._ctr("snapshots", "--snapshotter", SNAPSHOTTER, *arguments)
 
-    def names(self) -> dict[str, str]:
-        """Return every snapshot's key and kind (``Committed``, ``Active``, ``View``)."""
+    def tree(self) -> dict[str, Snapshot]:
+        """Return every snapshot by its key: chain IDs, and containers' own."""
         rows = [line.split() for line in self._snapshots("ls").splitlines()[1:]]
-        return {row[0]: row[-1] for row in rows if row}
+        return {
+            row[0]: Snapshot(row[1] if len(row) == 3 else "", row[-1] == "Committed")
+            for row in rows
+            if len(row) in (2, 3)
+        }
 
     def directories(self, chain_id: str) -> list[Path]:
         """Return the ``fs`` paths of a committed chain, from the top layer down.
@@ -94,10 +107,17 @@ class Snapshots:
         self._snapshots("commit", link.chain_id, key)
         return path
 
-    def remove(self, chain_ids: Sequence[str]) -> None:
-        """Remove committed snapshots, given from the bottom up; the top one goes first."""
-        for chain_id in reversed(chain_ids):
-            self._snapshots("rm", chain_id)
+    def remove(self, key: str) -> None:
+        """Remove one snapshot that nothing stands on."""
+        self._snapshots("rm", key)
+
+    def content(self, digest: str) -> bytes:
+        """Return containerd's copy of a small blob, unverified; empty where it cannot be read."""
+        command = ["ctr", "--address", self._socket, "--namespace", NAMESPACE]
+        try:
+            return run([*command, "content", "get", digest], timeout=_TIMEOUT)
+        except ProcessError:
+            return b""
 
     def remove_content(self, digests: Sequence[str]) -> None:
         """Make containerd forget blobs, so that they are stored anew at the next load."""
@@ -112,7 +132,7 @@ class Snapshots:
             self._ctr("images", "rm", "--sync", name)
 
     def _drop(self, key: str) -> None:
-        if key in self.names():
+        if key in self.tree():
             self._snapshots("rm", key)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composeapps.errors import StateError
+from composeapps.errors import NewerStateError, StateError
 
 #: Grows with every change that an older agent could not live with.
 SCHEMA = 1
@@ -36,6 +36,7 @@ CREATE TABLE event (
 CREATE TABLE snapshot (
     chain_id TEXT PRIMARY KEY, path TEXT NOT NULL, target TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE image (name TEXT PRIMARY KEY) WITHOUT ROWID
 """
 
 PENDING = "pending"
@@ -94,7 +95,8 @@ class State:
         """Open or create the file.
 
         Raises:
-            StateError: it is damaged, or a newer agent wrote it; the file is left as it is.
+            StateError: it is damaged.
+            NewerStateError: a newer agent wrote it; the file is left as it is.
         """
         self.path = path
         try:
@@ -105,7 +107,7 @@ class State:
             if version == 0:
                 self._create()
             elif version > SCHEMA:
-                raise StateError(
+                raise NewerStateError(
                     f"{path} was written by a newer composeapps (schema {version}, this one knows "
                     f"{SCHEMA}): install the newer one again"
                 )
@@ -217,6 +219,12 @@ class State:
             _advance(db, digest, FAILED, reason)
             return _add_event(db, kind, body)
 
+    def retry(self, digest: str) -> None:
+        """Allow a failed release to be tried again."""
+        with self._transaction() as db:
+            _advance(db, digest, PENDING, "")
+            db.execute("UPDATE release SET attempts=0 WHERE digest=?", (digest,))
+
     def forget_release(self, digest: str) -> None:
         """Forget a release that neither runs nor has to be remembered as failed."""
         with self._transaction() as db:
@@ -254,6 +262,20 @@ class State:
         """Remember where a told snapshot's link lies."""
         with self._transaction() as db:
             db.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", (chain_id, path, target))
+
+    def images(self) -> set[str]:
+        """Return the names of the images that the engine was told."""
+        return {row["name"] for row in self._rows("SELECT name FROM image")}
+
+    def note_image(self, name: str) -> None:
+        """Remember an image name before the engine is told it."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO image VALUES (?)", (name,))
+
+    def forget_image(self, name: str) -> None:
+        """Forget an image name after the engine forgot it."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM image WHERE name=?", (name,))
 
     def forget_snapshots(self, chain_ids: list[str] | None = None) -> None:
         """Forget told snapshots, all of them without an argument."""

@@ -79,7 +79,11 @@ class Store:
         """Store small content under its digest, durably; storing it again changes nothing."""
         digest = digest_of(data)
         path = self.blob_path(digest)
-        if not path.exists() or path.read_bytes() != data:
+        try:
+            held = path.read_bytes()
+        except OSError:  # not there, or damaged: written anew either way
+            held = None
+        if held != data:
             durable.write_file(path, data)
         return digest
 
@@ -125,6 +129,8 @@ class Stores:
         self.factory = factory
         self.data = data
         self.all: Sequence[Store] = (factory, data)
+        #: Files of the factory store that were found damaged; they cannot be removed.
+        self.distrusted: set[str] = set()
 
     def find_blob(self, digest: str) -> Path | None:
         """Return the path of a blob that one of the stores holds under its final name."""
@@ -164,7 +170,7 @@ class Stores:
         """Return the sealed layer for a diff ID at the end of a chain, factory first."""
         for store in self.all:
             layer = store.find_layer(diff_id, chain_id)
-            if layer is not None:
+            if layer is not None and str(layer.path) not in self.distrusted:
                 return layer
         return None
 

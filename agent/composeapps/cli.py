@@ -1,0 +1,146 @@
+"""The ``composeapps`` command: verbs, output, exit codes; the only place that catches errors."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from composeapps import __version__, config
+from composeapps.errors import ComposeAppsError, UsageError
+
+#: Exit code of a run that SIGINT or SIGTERM ended (shells use 128 + signal number).
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; nothing but defects leaves it as an exception."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.run(options) or 0)
+    except ComposeAppsError as error:
+        _print_error(error, as_json=options.json)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader went away; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("composeapps: interrupted; the next run goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_error(error: ComposeAppsError, *, as_json: bool) -> None:
+    if as_json:
+        value = {"error": str(error), "kind": type(error).__name__, "code": error.exit_code}
+        print(json.dumps(value))
+    print(f"composeapps: {error}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="composeapps", description="Run signed Docker Compose apps.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"composeapps {__version__}")
+    parser.add_argument("--config", action="append", type=Path, metavar="FILE", default=[])
+    parser.add_argument("--json", action="store_true", help="print what a program can read")
+    parser.add_argument("--verbose", action="store_true", help="say more on stderr")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:
+        verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        verb.set_defaults(run=run)
+        # The same flag after the verb; SUPPRESS keeps what was said before it.
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+        return verb
+
+    add("check", _lazy("check"), "look for a newer release")
+    add("update", _lazy("update"), "check, fetch and apply")
+    add("fetch", _lazy("fetch"), "download and seal what the newest release needs")
+    add("apply", _lazy("apply"), "switch to the fetched release")
+    add("start", _lazy("start"), "run the release, mend what does not run")
+    add("stop", _lazy("stop"), "stop the apps until the next start")
+    add("status", _lazy("status"), "what runs, what failed, what is under way")
+    add("ps", _lazy("ps"), "the containers of the apps")
+    logs = add("logs", _lazy("logs"), "an app's logs")
+    logs.add_argument("app")
+    logs.add_argument("service", nargs="*")
+    logs.add_argument("-f", "--follow", action="store_true")
+    logs.add_argument("-n", "--tail", type=_lines, default=100, metavar="LINES")
+    add("ls", _lazy("ls"), "the releases that the device knows")
+    add("diff", _lazy("diff"), "what the newest release would change and cost")
+    reset = add("reset", _lazy("reset"), "throw a part of the engine's index away and mend it")
+    which = reset.add_mutually_exclusive_group()
+    which.add_argument("app", nargs="?")
+    which.add_argument("--engine", action="store_true", help="the engine's whole store")
+    which.add_argument("--factory", action="store_true", help="go back to the factory release")
+    reset.add_argument(
+        "--wipe-volume", action="append", default=[], metavar="VOLUME", help="and remove a volume"
+    )
+    verify = add("verify", _lazy("verify"), "compare everything with what it has to be")
+    verify.add_argument("--deep", action="store_true", help="read every sealed layer")
+    add("prune", _lazy("prune"), "remove what no kept release needs")
+    add("retry", _lazy("retry"), "allow a failed release to be tried again")
+    add("report", _lazy("report"), "deliver the events that are not delivered yet")
+    add("run", _run, "stay and do all this when it is due")
+    return parser
+
+
+def _lines(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise argparse.ArgumentTypeError(f"not a number of lines: {text[:40]!r}")
+    return int(text)
+
+
+def settings_of(options: argparse.Namespace) -> config.Settings:
+    """Read the settings, from ``--config`` files where given; raises ConfigError, UsageError."""
+    for path in options.config:
+        if not path.is_file():
+            raise UsageError(f"no settings file {path}")
+    if options.config:
+        return config.load(options.config, Path(os.devnull))
+    return config.load()
+
+
+def _lazy(name: str) -> Callable[[argparse.Namespace], int | None]:
+    """Return a verb that loads its code when it runs: ``run`` never pays for it."""
+
+    def run(options: argparse.Namespace) -> int | None:
+        from composeapps import verbs
+        from composeapps.device import Device
+
+        return verbs.VERBS[name](Device(settings_of(options)), options)
+
+    return run
+
+
+def _run(options: argparse.Namespace) -> int:
+    from composeapps.supervise import Supervisor
+
+    command = [sys.executable, "-m", "composeapps.cli"]
+    for path in options.config:
+        command += ["--config", str(path)]
+    with contextlib.suppress(KeyboardInterrupt):
+        return Supervisor(settings_of(options), command).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

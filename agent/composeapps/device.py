@@ -1,0 +1,178 @@
+"""One device: its settings and the seams to the outside, each made at its first use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from composeapps import durable
+from composeapps.config import Settings
+from composeapps.errors import BusyError, ConfigError, NewerStateError, StateError
+from composeapps.oci import Platform, digest_of
+from composeapps.store import Store, Stores
+
+if TYPE_CHECKING:
+    from composeapps.engine import Engine
+    from composeapps.snapshots import Snapshots
+    from composeapps.source import Source
+    from composeapps.state import State
+    from composeapps.trust import Trust
+
+
+class Device:
+    """Everything that the verbs work on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.data = settings.paths.data
+        self.apps = self.data / "apps"
+        self.ingest = self.data / "ingest"
+        self.layers = settings.paths.run / "layers"
+        self.stores = Stores(Store(settings.paths.factory), Store(self.data / "store"))
+
+    @cached_property
+    def platform(self) -> Platform:
+        """What images have to be made for."""
+        if self.settings.device.platform:
+            return Platform.parse(self.settings.device.platform)
+        return Platform.parse(f"linux/{platform.machine()}")
+
+    @cached_property
+    def id(self) -> str:
+        """A name of this device that stays: the setting, else what systemd made at first boot."""
+        if self.settings.device.id:
+            return self.settings.device.id
+        try:
+            return Path("/etc/machine-id").read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return platform.node()
+
+    @cached_property
+    def factory_digest(self) -> str:
+        """Digest of the release that the image carries, or empty where it carries none."""
+        try:
+            return digest_of((self.settings.paths.factory / "release.json").read_bytes())
+        except FileNotFoundError:
+            return ""
+
+    @cached_property
+    def state(self) -> State:
+        """The open state file; raises StateError where it cannot be used."""
+        from composeapps.state import State
+
+        durable.make_dir(self.data)
+        return State(self.data / "state.db")
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The Docker Engine."""
+        from composeapps.engine import Engine
+
+        return Engine(self.settings.engine.docker)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The engine's containerd."""
+        from composeapps.snapshots import Snapshots
+
+        engine = self.settings.engine
+        return Snapshots(engine.containerd, engine.containerd_root)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where content comes from."""
+        from composeapps.source import Source
+
+        return Source(self.settings)
+
+    @cached_property
+    def trust(self) -> Trust:
+        """The TUF client, bound to the root that the image carries; raises ConfigError."""
+        from composeapps.trust import Trust
+
+        source, paths = self.source, self.settings.paths
+        return Trust(
+            self.data / "trust",
+            self._read_root(paths.root),
+            source.metadata_url,
+            source.targets_url,
+            source.get,
+            self.state,
+            build_time=self.settings.device.build_time,
+            factory=paths.factory / "trust",
+            scratch=paths.run,
+        )
+
+    @contextlib.contextmanager
+    def writer(self, verb: str) -> Iterator[None]:
+        """Be the one writer; leftovers of an interrupted one are cleared away first.
+
+        Raises:
+            BusyError: another process is at work; says which.
+        """
+        durable.make_dir(self.data)
+        with (self.data / "lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                holder = lock.read(200).strip() or "another process"
+                raise BusyError(
+                    f"composeapps is at work already ({holder}): try again when it has ended"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"`composeapps {verb}`, process {os.getpid()}\n")
+            lock.flush()
+            self._tidy()
+            yield
+            lock.truncate(0)
+
+    def distrust(self, path: Path, *, damaged: bool) -> None:
+        """Remember that a file of the factory store is damaged, or is not any more."""
+        known = set(self.stores.distrusted)
+        (known.add if damaged else known.discard)(str(path))
+        if known != self.stores.distrusted:
+            self.stores.distrusted = known
+            self.state.put("distrusted", json.dumps(sorted(known)) if known else "")
+
+    def _tidy(self) -> None:
+        for directory in (self.apps, self.ingest):
+            durable.make_dir(directory)
+        self.stores.data.create()
+        for directory in (self.apps, *self.apps.iterdir()):
+            durable.remove_temporaries(directory)
+
+    def open_or_rebuild_state(self) -> None:
+        """Open the state file; a damaged one is moved aside and begun anew (law L1).
+
+        What was in it that is not elsewhere: which release failed, and events not yet reported.
+        """
+        try:
+            self.stores.distrusted = set(json.loads(self.state.get("distrusted", "[]")))
+        except NewerStateError:
+            raise
+        except StateError as error:
+            path = self.data / "state.db"
+            if not path.is_file():
+                raise
+            durable.publish_path(path, path.with_name("state.db.damaged"))
+            for suffix in ("-journal", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self.state.add_event("state-lost", {"reason": str(error)})
+
+    @staticmethod
+    def _read_root(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"the TUF root {path} cannot be read ({error.strerror}): put the root.json that "
+                "composeapps-publish init made there, or set paths.root"
+            ) from error

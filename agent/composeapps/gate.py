@@ -1,0 +1,104 @@
+"""The health gate: start a release's apps and watch them until each is healthy or cannot be."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from composeapps.compose import Compose
+from composeapps.device import Device
+from composeapps.health import FAILED, HEALTHY, Expectation, Observations, Verdict, judge
+from composeapps.health import expectations as expectations_of
+from composeapps.plan import AppPlan, Plan
+
+#: Seconds between two looks at the containers.
+INTERVAL = 0.25
+
+
+@dataclass(frozen=True)
+class Unhealthy:
+    """Why an app did not pass."""
+
+    app: str
+    reason: str
+    #: The last log lines of the service that failed.
+    log: str = ""
+
+
+@dataclass
+class _Watched:
+    app: AppPlan
+    expected: list[Expectation]
+    deadline: float
+    settle: float
+    seen: Observations = field(default_factory=Observations)
+
+
+def limits(device: Device, plan: Plan, app: AppPlan) -> tuple[float, float]:
+    """Return an app's time to become healthy and its settle time, seconds.
+
+    The app's own wish counts before the release's, the release's before the device's settings.
+    """
+    update = device.settings.update
+    gate = plan.release.gates
+    timeout = app.policy.health_timeout or gate.health_timeout or update.health_timeout
+    wishes = (app.policy.settle, gate.settle, update.settle)
+    return timeout, next(float(wish) for wish in wishes if wish is not None)
+
+
+def watch(device: Device, plan: Plan, apps: list[AppPlan]) -> list[Unhealthy]:
+    """Watch started apps until all are healthy, or one cannot become so.
+
+    Returns:
+        the apps that did not pass; empty where all are healthy.
+
+    Raises:
+        EngineError: the engine does not answer.
+    """
+    compose = Compose(device.settings.engine)
+    begun = time.monotonic()
+    watched = []
+    for app in apps:
+        timeout, settle = limits(device, plan, app)
+        expected = expectations_of(compose.config(app.project))
+        watched.append(_Watched(app, expected, begun + timeout, settle))
+    failed: list[Unhealthy] = []
+    while watched and not failed:
+        waiting = []
+        for item in watched:
+            verdict = _look(device, item)
+            if verdict.state == FAILED or (
+                verdict.state != HEALTHY and time.monotonic() > item.deadline
+            ):
+                failed.append(_explain(device, item, verdict))
+            elif verdict.state != HEALTHY:
+                waiting.append(item)
+        watched = waiting
+        if watched and not failed:
+            time.sleep(INTERVAL)
+    return failed
+
+
+def snapshot_of_health(device: Device, plan: Plan) -> dict[str, Verdict]:
+    """Judge every app once, without waiting; a running service counts as settled."""
+    compose = Compose(device.settings.engine)
+    verdicts = {}
+    for app in plan.apps:
+        expected = expectations_of(compose.config(app.project))
+        item = _Watched(app, expected, 0.0, 0.0)
+        verdicts[app.name] = _look(device, item)
+    return verdicts
+
+
+def _look(device: Device, item: _Watched) -> Verdict:
+    containers = device.engine.containers(item.app.name)
+    now = time.monotonic()
+    item.seen.note(containers, now)
+    return judge(item.expected, containers, item.seen, now, item.settle)
+
+
+def _explain(device: Device, item: _Watched, verdict: Verdict) -> Unhealthy:
+    reasons = [f"{service}: {text}" for service, text in sorted(verdict.reasons.items())]
+    prefix = "" if verdict.state == FAILED else "not healthy in time; "
+    log = device.engine.log_tail(verdict.container) if verdict.container else ""
+    return Unhealthy(item.app.name, prefix + "; ".join(reasons), log)

@@ -1,0 +1,186 @@
+"""Make the engine know a release: mount its sealed layers, link engine snapshots, load documents.
+
+Everything here may be interrupted anywhere and done again from the top. What the engine has is only
+an index; what is wrong in it is dropped and told anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from composeapps import mounts
+from composeapps.device import Device
+from composeapps.errors import EngineError, IntegrityError
+from composeapps.images import Image, Layer
+from composeapps.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, is_index, load_json
+from composeapps.plan import Plan
+from composeapps.snapshots import ChainLink, Snapshot
+from composeapps.store import SealedLayer
+
+log = logging.getLogger(__name__)
+
+
+def image_name(image: Image) -> str:
+    """Return what the engine knows an image as."""
+    return image.reference.pinned()
+
+
+def sealed_layer(device: Device, layer: Layer) -> SealedLayer:
+    """Return a layer's sealed file; raises IntegrityError where no store holds one."""
+    found = device.stores.find_layer(layer.diff_id, layer.chain_id)
+    if found is None:
+        raise IntegrityError(f"the sealed layer for {layer.diff_id} is in no local store")
+    return found
+
+
+def mount(device: Device, plan: Plan) -> dict[str, Path]:
+    """Mount every sealed layer of a release.
+
+    Returns:
+        the mount point of each chain ID.
+
+    Raises:
+        IntegrityError: a layer is missing, or its file is no EROFS image.
+        EngineError: the kernel cannot mount it.
+    """
+    way = device.settings.engine.mount
+    return {
+        chain_id: mounts.mount_layer(sealed_layer(device, layer), device.layers, way)
+        for chain_id, (_, layer) in plan.chains.items()
+    }
+
+
+def tell(device: Device, plan: Plan) -> None:
+    """Tell the engine every image of a release, chains first.
+
+    Raises:
+        EngineError: containerd or Docker refused.
+        IntegrityError: something it needs is missing or damaged in every local store.
+    """
+    targets = mount(device, plan)
+    known = device.snapshots.tree()
+    links = device.state.snapshots()
+    for image in {image_name(image): image for app in plan.apps for image in app.images}.values():
+        _tell_chain(device, image, targets, known, links)
+        if not device.engine.has_image(image_name(image)):
+            device.state.note_image(image_name(image))
+            _load(device, image)
+
+
+def _load(device: Device, image: Image) -> None:
+    documents = {
+        item.digest: device.stores.read_blob(item.digest, item.size) for item in image.documents
+    }
+    top = image.documents[0]
+    data = documents[top.digest]
+    default = OCI_INDEX if is_index(data, image_name(image)) else OCI_MANIFEST
+    media_type = load_json(data, image_name(image)).get("mediaType") or default
+    entry = Descriptor(str(media_type), top.digest, top.size)
+    device.engine.load(image_name(image), entry, documents)
+
+
+def _tell_chain(
+    device: Device,
+    image: Image,
+    targets: dict[str, Path],
+    known: dict[str, Snapshot],
+    links: dict[str, tuple[str, str]],
+) -> None:
+    parent = ""
+    for layer in image.layers:
+        target = targets[layer.chain_id]
+        if not _is_told(layer.chain_id, target, known, links):
+            if layer.chain_id in known:
+                drop(device, [layer.chain_id], known)
+            path = device.snapshots.make(ChainLink(layer.chain_id, parent, target))
+            device.state.set_snapshot(layer.chain_id, str(path), str(target))
+            known[layer.chain_id] = Snapshot(parent, committed=True)
+            links[layer.chain_id] = (str(path), str(target))
+        parent = layer.chain_id
+
+
+def _is_told(
+    chain_id: str,
+    target: Path,
+    known: dict[str, Snapshot],
+    links: dict[str, tuple[str, str]],
+) -> bool:
+    """Say whether the engine has a chain as we told it; what we have no record of is told anew."""
+    if chain_id not in known or chain_id not in links:
+        return False
+    path, recorded = links[chain_id]
+    return recorded == str(target) and link_is_right(Path(path), target)
+
+
+def link_is_right(path: Path, target: Path) -> bool:
+    """Say whether an engine snapshot's ``fs`` is the link that it has to be."""
+    return path.is_symlink() and path.readlink() == target
+
+
+def drop(device: Device, chain_ids: Iterable[str], known: dict[str, Snapshot]) -> None:
+    """Make the engine forget chains and whatever stands on them: containers and upper chains.
+
+    Volumes are not touched. Images stay listed; ``tell`` gives them their chains again.
+
+    Args:
+        known: the engine's snapshots; brought up to date.
+    """
+    roots = set(chain_ids)
+    for key in descendants(roots, known):
+        if not key.startswith("sha256:"):
+            device.engine.remove_container(key.removesuffix("-init"))
+    known.clear()
+    known.update(device.snapshots.tree())
+    doomed = descendants(roots, known)
+    for key in reversed(doomed):
+        device.snapshots.remove(key)
+        known.pop(key)
+    device.state.forget_snapshots([*roots, *(key for key in doomed if key.startswith("sha256:"))])
+
+
+def descendants(roots: set[str], known: dict[str, Snapshot]) -> list[str]:
+    """Return the roots that exist and everything above them, parents before children."""
+    found = [key for key in known if key in roots]
+    reached = set(found)
+    for parent in found:  # grows as it is walked
+        above = [key for key, snapshot in known.items() if snapshot.parent == parent]
+        fresh = [key for key in above if key not in reached]
+        found += fresh
+        reached.update(fresh)
+    # A root may itself stand on another root: order by depth.
+    return sorted(found, key=lambda key: _depth(key, known))
+
+
+def _depth(key: str, known: dict[str, Snapshot]) -> int:
+    depth = 0
+    while key in known and known[key].parent:
+        key, depth = known[key].parent, depth + 1
+    return depth
+
+
+def forget_image(device: Device, image: Image) -> None:
+    """Drop an image's name and documents from the engine, whatever state they are in.
+
+    containerd trusts its database and not its files: a document that was damaged on the medium
+    counts as present until it is forgotten.
+    """
+    try:
+        device.engine.remove_image(image_name(image))
+    except EngineError as error:  # a damaged document may be why we are here
+        log.info("%s; removing it from containerd instead", error)
+    device.snapshots.remove_image(image_name(image))
+    device.snapshots.remove_content([item.digest for item in image.documents])
+
+
+def unmount_others(device: Device, keep: Sequence[Plan]) -> None:
+    """Unmount sealed layers that no kept release needs."""
+    wanted = set()
+    for plan in keep:
+        for _, layer in plan.chains.values():
+            sealed = device.stores.find_layer(layer.diff_id, layer.chain_id)
+            if sealed is not None:
+                wanted.add(sealed.name)
+    for name in mounts.mounted(device.layers) - wanted:
+        mounts.unmount(device.layers / name)

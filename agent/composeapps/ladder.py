@@ -1,0 +1,159 @@
+"""Run what should run, and mend what does not, by the smallest rung that does it.
+
+restart the container → recreate the app → reset the app → reset the engine → previous release →
+factory release. A release that is merely unhealthy after it was committed is never left for an
+older one: only damage that no local copy mends makes the device run another.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from composeapps import gate, install, reset, state, update
+from composeapps.device import Device
+from composeapps.errors import (
+    EngineError,
+    IntegrityError,
+    UpdateFailedError,
+)
+from composeapps.plan import AppPlan, Plan, make_plan, read_release
+from composeapps.process import ProcessError
+
+log = logging.getLogger(__name__)
+
+
+def start(device: Device) -> Plan:
+    """Bring the device to its release, with no network, whatever happened before.
+
+    Raises:
+        UnhealthyError: an app does not become healthy, all rungs were tried.
+        IntegrityError: no release can be run from what is stored here.
+        EngineError: the engine cannot be made to work.
+    """
+    reset.finish_engine_reset(device)
+    _ready_engine(device)
+    adopt_factory(device)
+    record = device.state.switching()
+    if record is not None:
+        try:
+            return update.apply(device, record.digest)
+        except UpdateFailedError as error:
+            log.warning("%s", error)
+    return run_best(device)
+
+
+def adopt_factory(device: Device) -> None:
+    """Take up the release of the image where the device has none, or an older one."""
+    digest = device.factory_digest
+    if not digest:
+        return
+    release = read_release(device, digest)
+    current = device.state.release(device.state.current)
+    known = device.state.release(digest)
+    if current is not None and release.version <= current.version:
+        return
+    if known is None or known.state not in (state.FAILED, *state.SWITCHING):
+        begin_factory(device, digest)
+
+
+def begin_factory(device: Device, digest: str) -> None:
+    """Begin the switch to the release that the image carries; nothing has to be fetched."""
+    release = read_release(device, digest)
+    record = device.state.add_release(digest, release.channel, release.version)
+    if record.state in (state.PENDING, state.FETCHING):
+        device.state.advance(digest, state.FETCHING)
+        device.state.advance(digest, state.FETCHED)
+    device.state.advance(digest, state.INSTALLING)
+
+
+def run_best(device: Device) -> Plan:
+    """Run the committed release, or the best older one that is not damaged."""
+    reasons = []
+    for digest in update.candidates(device):
+        try:
+            plan = _run(device, digest)
+        except IntegrityError as error:
+            reasons.append(f"{digest}: {error}")
+            log.error("release %s cannot be run: %s", digest, error)
+            continue
+        _note_stand_in(device, digest, reasons)
+        return plan
+    if not reasons:
+        raise IntegrityError("no release is installed: run composeapps update, or preload one")
+    raise IntegrityError(f"no release can be run: {'; '.join(reasons)}; run composeapps update")
+
+
+def _note_stand_in(device: Device, digest: str, reasons: list[str]) -> None:
+    """Report once that an older release stands in for a damaged one, and once that it ended."""
+    stand_in = digest if digest != device.state.current else ""
+    if stand_in != device.state.get("stand-in"):
+        kind = "stand-in" if stand_in else "mended"
+        device.state.add_event(kind, {"release": digest, "reasons": reasons})
+        device.state.put("stand-in", stand_in)
+
+
+def _run(device: Device, digest: str) -> Plan:
+    plan = make_plan(device, digest, online=False)
+    try:
+        install.tell(device, plan)
+    except EngineError as error:
+        log.error("the engine does not take release %s: %s", digest, error)
+        reset.reset_engine(device, str(error))
+        install.tell(device, plan)
+    try:
+        update.run_apps(device, plan)
+    except update.GateError as error:
+        log.warning("%s", error)
+    except (ProcessError, EngineError) as error:
+        log.warning("%s", error)
+    else:
+        return plan
+    _climb(device, plan)
+    return plan
+
+
+def _climb(device: Device, plan: Plan) -> None:
+    """Try the rungs on each app that is not healthy; raises UnhealthyError when all are used."""
+    for app in plan.apps:
+        for rung in (_restart, _recreate, _reset_app):
+            if _is_healthy(device, plan, app):
+                break
+            log.warning("app %s is not healthy: %s", app.name, rung.__name__.strip("_"))
+            try:
+                rung(device, plan, app)
+            except (ProcessError, EngineError) as error:
+                log.warning("%s", error)
+    unhealthy = gate.watch(device, plan, list(plan.apps))
+    if unhealthy:
+        failure = update.GateError(unhealthy)
+        device.state.add_event("unhealthy", {"release": plan.digest, **failure.details})
+        raise failure
+
+
+def _is_healthy(device: Device, plan: Plan, app: AppPlan) -> bool:
+    return not gate.watch(device, plan, [app])
+
+
+def _restart(device: Device, plan: Plan, app: AppPlan) -> None:
+    for container in device.engine.containers(app.name):
+        if container.health == "unhealthy" or container.status in ("exited", "dead", "created"):
+            device.engine.restart(container.id)
+    update.start_app(device, plan, app)
+
+
+def _recreate(device: Device, plan: Plan, app: AppPlan) -> None:
+    update.start_app(device, plan, app, recreate=True)
+
+
+def _reset_app(device: Device, plan: Plan, app: AppPlan) -> None:
+    reset.reset_apps(device, plan, [app.name], "not healthy")
+
+
+def _ready_engine(device: Device) -> None:
+    """Wait for the engine; start it, then reset it, where it does not come."""
+    try:
+        update.ready_engine(device)
+    except EngineError as error:
+        log.error("%s: starting it", error)
+        reset.revive_engine(device, str(error))
+        update.ready_engine(device)

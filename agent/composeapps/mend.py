@@ -1,0 +1,118 @@
+"""What a person or ``update`` asks for when something is damaged: the right rung, by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from composeapps import durable, fetch, ladder, reset, state, update, verify
+from composeapps.device import Device
+from composeapps.errors import ComposeAppsError, ConfigError, IntegrityError, UsageError
+from composeapps.plan import Plan, make_plan
+from composeapps.verify import ENGINE, Finding
+
+log = logging.getLogger(__name__)
+
+
+def refetch(device: Device, progress: fetch.Progress) -> bool:
+    """Bring back from the network what the committed release lacks; say whether it lacked anything.
+
+    Raises:
+        SourceError: it cannot be had now.
+    """
+    current = device.state.current
+    if not current:
+        return False
+    try:
+        plan = make_plan(device, current, online=False)
+        complete = not fetch.missing(device, plan)
+    except IntegrityError:
+        complete = False
+    if complete and not device.state.get("stand-in"):
+        return False
+    log.warning("the current release is incomplete: fetching what it lacks")
+    plan = make_plan(device, current, online=True)
+    fetch.fetch_layers(device, plan, progress)
+    ladder.run_best(device)
+    return True
+
+
+def reset_to_factory(device: Device) -> Plan:
+    """Go back to the release that the image carries; raises ConfigError where it carries none."""
+    digest = device.factory_digest
+    if not digest:
+        raise ConfigError("this image carries no factory release")
+    device.state.add_event("reset-factory", {"release": digest})
+    record = device.state.release(digest)
+    if record is not None and record.state == state.FAILED:
+        device.state.retry(digest)
+    ladder.begin_factory(device, digest)
+    return ladder.start(device)
+
+
+def reset_whole_engine(device: Device, reason: str) -> Plan:
+    """Throw the engine's store away, volumes kept, and run the release again."""
+    reset.reset_engine(device, reason)
+    return ladder.start(device)
+
+
+def reset_one(device: Device, name: str, reason: str, volumes: Sequence[str] = ()) -> Plan:
+    """Reset one app of the running release; volumes are removed only where they are named.
+
+    Raises:
+        UsageError: there is no such app.
+    """
+    plan = make_plan(device, update.running_digest(device), online=False)
+    if plan.app(name) is None:
+        names = ", ".join(app.name for app in plan.apps)
+        raise UsageError(f"no app {name} in the running release; it has {names}")
+    if volumes:
+        device.engine.remove_containers(name)
+        for volume in volumes:
+            device.engine.remove_volume(name, volume)
+    reset.reset_apps(device, plan, [name], reason)
+    return ladder.start(device)
+
+
+def reset_what_is_damaged(device: Device) -> Plan:
+    """Verify everything, use the smallest rung that mends it, and run the best release.
+
+    Raises:
+        IntegrityError: something is missing that only the network can bring; says what.
+    """
+    findings = verify.verify(device, deep=True)
+    for finding in findings:
+        log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
+    _remove_damaged_blobs(device, findings)
+    running = update.running_digest(device)
+    apps = {name for finding in findings for name in finding.apps}
+    if any(finding.rung == ENGINE for finding in findings):
+        reset.revive_engine(device, "damaged: " + findings[-1].problem)
+        if any(f.rung == ENGINE for f in verify.verify(device, deep=False)):
+            reset.reset_engine(device, "damaged: " + findings[-1].problem)
+    elif apps:
+        try:
+            plan = make_plan(device, running, online=False)
+            reset.reset_apps(device, plan, sorted(apps), "verify found damage")
+        except ComposeAppsError as error:
+            log.warning("%s", error)
+    plan = ladder.start(device)
+    left = [
+        item for item in verify.verify(device, deep=True) if plan.digest != running or item.apps
+    ]
+    if left:
+        lacking = "; ".join(f"{item.kind} {item.name}" for item in left)
+        raise IntegrityError(
+            f"release {plan.release.version} runs; still damaged and not to be mended from local "
+            f"copies: {lacking}: composeapps update mends it when there is a network"
+        )
+    return plan
+
+
+def _remove_damaged_blobs(device: Device, findings: Sequence[Finding]) -> None:
+    """Take damaged small documents out of the data store, so that a good copy takes their place."""
+    for finding in findings:
+        if finding.kind == "blob":
+            path = device.stores.data.blob_path(finding.name)
+            if path.exists() and not verify.blob_is_right(device.stores.data, finding.name):
+                durable.remove(path)

@@ -1,0 +1,167 @@
+"""What a release needs on this device: projects, images, layers; read from digests downward.
+
+Every byte is reached by digest from the signed release (law L6). Small documents are kept in the
+store as they are read, so that the same plan can be made again with no network.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from composeapps import artifact, copies, durable, images, policy, projectdir
+from composeapps.compose import Compose, Project, images_of
+from composeapps.device import Device
+from composeapps.errors import IntegrityError, SpaceError
+from composeapps.images import Image, Layer
+from composeapps.oci import MANIFEST_LIMIT, Descriptor, Reference, hex_of
+from composeapps.policy import Policy
+from composeapps.release import LIMIT, Release
+
+
+@dataclass(frozen=True)
+class AppPlan:
+    """One app of a release on this device."""
+
+    name: str
+    reference: Reference
+    artifact: artifact.Artifact
+    #: Where the artifact is unpacked.
+    root: Path
+    project: Project
+    policy: Policy
+    images: tuple[Image, ...]
+
+    @property
+    def layers(self) -> Iterator[tuple[Image, Layer]]:
+        """Every layer of every image, bottom up within an image."""
+        for image in self.images:
+            for layer in image.layers:
+                yield image, layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole release on this device."""
+
+    digest: str
+    release: Release
+    apps: tuple[AppPlan, ...]
+    #: Every small document that it was made of.
+    blobs: frozenset[str]
+
+    @cached_property
+    def chains(self) -> dict[str, tuple[Image, Layer]]:
+        """Every layer by its chain ID, parents before children."""
+        return {layer.chain_id: (image, layer) for app in self.apps for image, layer in app.layers}
+
+    def app(self, name: str) -> AppPlan | None:
+        """Return one app by name."""
+        return next((app for app in self.apps if app.name == name), None)
+
+
+class Reader:
+    """Reads small documents by digest: from the stores, else from the source, and keeps them."""
+
+    def __init__(self, device: Device, *, online: bool) -> None:
+        self._device = device
+        self._online = online
+        self.used: set[str] = set()
+
+    def __call__(self, reference: Reference, digest: str, limit: int, kind: images.Kind) -> bytes:
+        """Return the document; raises IntegrityError (not here, offline) or SourceError."""
+        self.used.add(digest)
+        try:
+            return self._device.stores.read_blob(digest, limit)
+        except IntegrityError:
+            data = copies.find_copy(self._device, digest)
+            if data is None and not self._online:
+                raise
+        if data is None:
+            data = self._device.source.read(reference, digest, limit, kind=kind)
+        with space_checked():
+            self._device.stores.data.put_blob(data)
+        return data
+
+    def open(self, reference: Reference, blob: Descriptor) -> BinaryIO:
+        """Open a blob of any size; the caller verifies it as it reads."""
+        self.used.add(blob.digest)
+        path = self._device.stores.find_blob(blob.digest)
+        if path is None:
+            if not self._online:
+                raise IntegrityError(f"blob {blob.digest} is missing in every local store")
+            fresh = self._device.source.download(reference, blob, self._device.ingest)
+            path = self._device.stores.data.blob_path(blob.digest)
+            durable.publish_path(fresh, path)
+        return path.open("rb")
+
+
+class space_checked:  # noqa: N801 - used as a statement
+    """Turns a full file system into SpaceError."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Translate ENOSPC and EDQUOT."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpaceError(
+                f"no room for {error.filename or 'a file'}: free space on its file system, or "
+                "run composeapps prune"
+            ) from error
+
+
+def make_plan(device: Device, digest: str, *, online: bool) -> Plan:
+    """Resolve a release whose document is in the stores.
+
+    Args:
+        digest: of the release document.
+        online: whether missing documents may be fetched.
+
+    Raises:
+        IntegrityError: a document is missing or damaged in every local store (offline).
+        SourceError: no source delivered it (online).
+        ConfigError: an app has no image for this platform, or cannot be used.
+        SpaceError: no room for documents or project files.
+    """
+    read = Reader(device, online=online)
+    release = read_release(device, digest)
+    apps = tuple(_plan_app(device, read, name, app.artifact) for name, app in release.apps.items())
+    return Plan(digest, release, apps, frozenset(read.used | {digest}))
+
+
+def read_release(device: Device, digest: str) -> Release:
+    """Return a release document of the stores; raises IntegrityError where it is damaged."""
+    return Release.parse(device.stores.read_blob(digest, LIMIT), f"release {digest}")
+
+
+def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:
+    reference = Reference.parse(pinned)
+    what = f"app {name}"
+    manifest = read(reference, reference.digest, MANIFEST_LIMIT, "manifest")
+    parsed = artifact.parse(manifest, what)
+    root = project_root(device, name, reference)
+    read.used.update(blob.digest for blob in parsed.blobs)
+    if not root.is_dir():
+        with space_checked(), durable.new_directory(root) as temporary:
+            projectdir.unpack(parsed, lambda blob: read.open(reference, blob), temporary, what)
+            (temporary / copies.MANIFEST).write_bytes(manifest)
+    compose = Compose(device.settings.engine)
+    project = Project.unpacked(name, parsed, root)
+    model = compose.config(project, every_profile=True)
+    wishes = policy.parse(model, what)
+    project = Project.unpacked(name, parsed, root, profiles=wishes.profiles)
+    walked = [
+        images.walk(Reference.parse(text), device.platform, read)
+        for text in sorted(images_of(model, name))
+    ]
+    return AppPlan(name, reference, parsed, root, project, wishes, tuple(walked))
+
+
+def project_root(device: Device, name: str, reference: Reference) -> Path:
+    """Return where an app's artifact is unpacked; another artifact has another directory."""
+    return device.apps / f"{name}-{hex_of(reference.digest)[:16]}"

@@ -1,0 +1,88 @@
+"""Remove what no kept release needs: only what is ours, and only after a commit."""
+
+from __future__ import annotations
+
+import logging
+
+from composeapps import durable, install, state, update
+from composeapps.device import Device
+from composeapps.errors import IntegrityError
+from composeapps.oci import hex_of
+from composeapps.plan import Plan, make_plan
+
+log = logging.getLogger(__name__)
+#: Failed releases that are remembered, so that they are not tried again.
+REMEMBERED = 20
+
+
+def prune(device: Device) -> int:
+    """Remove blobs, sealed layers, projects and engine snapshots that no kept release needs.
+
+    Kept are the current, previous and factory release and one that is being fetched or switched to.
+
+    Returns:
+        bytes freed in the data store; 0 where a kept release is damaged, which is mended first.
+    """
+    kept = {*update.candidates(device), device.state.get("target")}
+    kept |= {r.digest for r in device.state.releases() if r.state in state.SWITCHING}
+    plans = []
+    for digest in sorted(kept - {""}):
+        record = device.state.release(digest)
+        if record is not None and record.state in (state.PENDING, state.FETCHING):
+            log.info("release %s is being fetched: pruning nothing", record.version)
+            return 0
+        try:
+            plans.append(make_plan(device, digest, online=False))
+        except IntegrityError as error:
+            log.warning("pruning nothing, a kept release is damaged: %s", error)
+            return 0
+    _forget_releases(device, kept)
+    _prune_engine(device, plans)
+    return _prune_store(device, plans)
+
+
+def _forget_releases(device: Device, kept: set[str]) -> None:
+    failed = [r for r in device.state.releases() if r.state == state.FAILED]
+    remembered = {record.digest for record in failed[:REMEMBERED]}
+    for record in device.state.releases():
+        if record.digest not in kept | remembered:
+            device.state.forget_release(record.digest)
+
+
+def _prune_engine(device: Device, plans: list[Plan]) -> None:
+    images = {install.image_name(i) for plan in plans for app in plan.apps for i in app.images}
+    for name in sorted(device.state.images() - images):
+        device.engine.remove_image(name)
+        device.snapshots.remove_image(name)
+        device.state.forget_image(name)
+    chains = {chain_id for plan in plans for chain_id in plan.chains}
+    gone = set(device.state.snapshots()) - chains
+    if gone:
+        install.drop(device, gone, device.snapshots.tree())
+    install.unmount_others(device, plans)
+
+
+def _prune_store(device: Device, plans: list[Plan]) -> int:
+    store = device.stores.data
+    blobs = {digest for plan in plans for digest in plan.blobs}
+    layers = {
+        sealed.path
+        for plan in plans
+        for _, layer in plan.chains.values()
+        if (sealed := device.stores.find_layer(layer.diff_id, layer.chain_id)) is not None
+    }
+    remembered = {record.digest for record in device.state.releases()}
+    doomed = [store.blob_path(d) for d in store.all_blobs() if d not in blobs | remembered]
+    doomed += [layer.path for layer in store.all_layers() if layer.path not in layers]
+    freed = sum(path.stat().st_size for path in doomed)
+    for path in doomed:
+        durable.remove(path)
+    roots = {app.root for plan in plans for app in plan.apps}
+    for path in device.apps.iterdir():
+        if path not in roots:
+            durable.remove(path)
+    for path in device.ingest.iterdir():
+        freed += path.stat().st_size
+        durable.remove(path)
+    log.debug("kept %s", ", ".join(hex_of(plan.digest)[:12] for plan in plans))
+    return freed

@@ -1,0 +1,237 @@
+"""The rungs that throw parts of the engine's index away and tell it anew; volumes are kept.
+
+What the engine holds is disposable: everything in it but volumes is made again from sealed layers
+and small documents in seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from composeapps import durable, install, mounts, process, update
+from composeapps.device import Device
+from composeapps.errors import EngineError
+from composeapps.images import Layer
+from composeapps.plan import AppPlan, Plan, make_plan
+from composeapps.process import ProcessError
+from composeapps.store import SealedLayer, verify_layer
+
+log = logging.getLogger(__name__)
+
+#: Seconds for the commands that stop and start the engine; systemd's own limit is 90.
+_CONTROL_TIMEOUT = 200.0
+_ASIDE = f"{durable.TEMPORARY}composeapps-reset"
+#: State key that says an engine reset has begun and its work is not done.
+PENDING = "engine-reset"
+VOLUMES = "volumes"
+VOLUMES_DB = "metadata.db"
+
+
+def reset_apps(device: Device, plan: Plan, names: Iterable[str], reason: str) -> None:
+    """Reset apps: containers, networks, engine snapshots and images dropped, layers verified,
+    project files unpacked anew, everything told again and started; volumes are kept.
+
+    An app that shares a damaged layer is reset too.
+
+    Raises:
+        IntegrityError: a sealed layer or document is damaged and no local copy mends it.
+        EngineError, ProcessError: the engine or Compose does not do it.
+    """
+    apps = [app for app in plan.apps if app.name in set(names)]
+    damaged = _verify_layers(device, apps)
+    apps += [app for app in plan.apps if app not in apps and _uses(app, damaged)]
+    for app in apps:
+        log.warning("resetting app %s: %s", app.name, reason)
+        device.state.add_event("reset-app", {"app": app.name, "reason": reason})
+        device.engine.remove_containers(app.name)
+        device.engine.remove_networks(app.name)
+    kept = {id_ for app in plan.apps if app not in apps for id_ in _chains(app)}
+    known = device.snapshots.tree()
+    install.drop(device, {id_ for app in apps for id_ in _chains(app)} - kept, known)
+    for app in apps:
+        for image in app.images:
+            install.forget_image(device, image)
+        durable.remove(app.root)
+    fresh = make_plan(device, plan.digest, online=False)
+    install.tell(device, fresh)
+    for app in fresh.apps:
+        if app.name in {item.name for item in apps}:
+            update.start_app(device, fresh, app)
+
+
+def _chains(app: AppPlan) -> set[str]:
+    return {layer.chain_id for _, layer in app.layers}
+
+
+def _uses(app: AppPlan, damaged: set[str]) -> bool:
+    return any(layer.chain_id in damaged for _, layer in app.layers)
+
+
+def _verify_layers(device: Device, apps: list[AppPlan]) -> set[str]:
+    """Hash the sealed layers of some apps; a damaged file of ours goes away (law L2).
+
+    Returns:
+        the chain IDs whose file was damaged.
+    """
+    damaged = set()
+    checked: dict[Path, bool] = {}
+    for app in apps:
+        for _, layer in app.layers:
+            sealed = device.stores.find_layer(layer.diff_id, layer.chain_id)
+            if sealed is None:
+                damaged.add(layer.chain_id)
+                continue
+            if sealed.path not in checked:
+                checked[sealed.path] = verify_layer(sealed)
+            if not checked[sealed.path]:
+                damaged.add(layer.chain_id)
+                drop_damaged(device, sealed, layer)
+    return damaged
+
+
+def drop_damaged(device: Device, sealed: SealedLayer, layer: Layer) -> None:
+    """Take a damaged sealed layer out of use; a copy in the other store takes its place."""
+    log.error("sealed layer %s is damaged", sealed.path)
+    device.state.add_event("damaged-layer", {"path": str(sealed.path), "diff_id": layer.diff_id})
+    mounts.unmount(device.layers / sealed.name)
+    if sealed.path.is_relative_to(device.data):
+        durable.remove(sealed.path)
+    else:
+        device.distrust(sealed.path, damaged=True)
+
+
+def reset_engine(device: Device, reason: str) -> None:
+    """Stop the engine, move its whole store aside except volumes, and start it empty.
+
+    The caller tells it everything anew. After a power cut the next run begins this again.
+
+    Raises:
+        EngineError: it does not start even with an empty store.
+    """
+    log.error("resetting the engine: %s", reason)
+    device.state.put(PENDING, reason)
+    device.state.add_event("reset-engine", {"reason": reason})
+    _empty_engine(device, keep_volume_database=True)
+    try:
+        _start_engine(device)
+    except EngineError as error:
+        log.error("%s: making its volume database anew too", error)
+        _empty_engine(device, keep_volume_database=False)
+        _start_engine(device)
+    device.state.put(PENDING, "")
+
+
+def finish_engine_reset(device: Device) -> None:
+    """Do an engine reset again that a power cut interrupted; else clear away what one left."""
+    reason = device.state.get(PENDING)
+    if reason:
+        reset_engine(device, reason)
+    for root in _roots(device):
+        durable.remove(root / _ASIDE)
+
+
+def revive_engine(device: Device, reason: str) -> None:
+    """Start an engine that does not answer; reset it where that is not enough."""
+    with contextlib.suppress(ProcessError):
+        _control(device, device.settings.engine.start)
+    try:
+        device.engine.wait_ready(device.settings.engine.ready_timeout)
+    except EngineError:
+        reset_engine(device, reason)
+
+
+def _empty_engine(device: Device, *, keep_volume_database: bool) -> None:
+    device.engine.close()
+    _control(device, device.settings.engine.stop)
+    _kill_containers(device)
+    device.state.forget_snapshots()
+    for root in _roots(device):
+        _move_aside(root)
+    if not keep_volume_database:
+        durable.remove(device.settings.engine.docker_root / VOLUMES / VOLUMES_DB)
+
+
+def _start_engine(device: Device) -> None:
+    try:
+        _control(device, device.settings.engine.start)
+    except ProcessError as error:
+        raise EngineError(f"the engine does not start: {error}") from error
+    device.engine.wait_ready(device.settings.engine.ready_timeout)
+    for root in _roots(device):
+        durable.remove(root / _ASIDE)
+
+
+def _roots(device: Device) -> list[Path]:
+    return [device.settings.engine.docker_root, device.settings.engine.containerd_root]
+
+
+def _control(device: Device, command: tuple[str, ...]) -> None:
+    process.run(command, timeout=_CONTROL_TIMEOUT)
+
+
+def _move_aside(root: Path) -> None:
+    """Move everything but volumes into one directory of the same file system, durably."""
+    if not root.is_dir():
+        return
+    aside = root / _ASIDE
+    durable.make_dir(aside)
+    for path in sorted(root.iterdir()):
+        if path.name in (_ASIDE, VOLUMES, "lost+found"):
+            continue
+        target = aside / path.name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    durable.fsync_dir(aside)
+    durable.fsync_dir(root)
+
+
+def _kill_containers(device: Device) -> None:
+    """End what outlives the engine: shims, their containers, and the mounts they left.
+
+    containerd is stopped; with live-restore its shims go on, on a store that is going away.
+    """
+    for pid in _pids_of("containerd-shim"):
+        for child in _children(pid):
+            _kill(child)
+        _kill(pid)
+    roots = [str(root) + "/" for root in _roots(device)] + ["/run/containerd/", "/run/docker/"]
+    for point in reversed(_mount_points()):
+        if any(point.startswith(root) for root in roots):
+            mounts.detach(Path(point))
+    for leftover in (Path("/run/containerd"), Path("/run/docker")):
+        shutil.rmtree(leftover, ignore_errors=True)  # runtime state only, on a tmpfs
+
+
+def _pids_of(name: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            program = (path / "cmdline").read_bytes().split(b"\0")[0]
+            if os.path.basename(program).startswith(name.encode()):
+                found.append(int(path.name))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return found
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _mount_points() -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        return [line.split(" ")[4] for line in lines]

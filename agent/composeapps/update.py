@@ -1,0 +1,270 @@
+"""The update machine: check, fetch, apply, commit or roll back.
+
+A state is written before its work, and every state's work can be done again from the top; so
+recovery is not a mode: it is the next run.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from composeapps import fetch, gate, install, state
+from composeapps.compose import Compose
+from composeapps.device import Device
+from composeapps.errors import (
+    ComposeAppsError,
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    SealError,
+    TrustError,
+    UnhealthyError,
+    UpdateFailedError,
+)
+from composeapps.plan import AppPlan, Plan, make_plan, read_release
+from composeapps.process import ProcessError
+from composeapps.release import Release, in_rollout
+from composeapps.state import ReleaseRecord
+
+log = logging.getLogger(__name__)
+
+#: What makes a release itself unusable on this device, now and later.
+_HOPELESS = (ConfigError, SealError, TrustError)
+
+UP_TO_DATE = "up-to-date"
+AVAILABLE = "available"
+FAILED_BEFORE = "failed-before"
+NOT_IN_ROLLOUT = "not-in-rollout"
+OLDER = "older-than-current"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a look at the channel found."""
+
+    digest: str
+    channel: str
+    version: int
+    #: One of the words above.
+    verdict: str
+    #: Why it failed, where it did.
+    reason: str = ""
+
+
+def decide(
+    release: Release,
+    record: ReleaseRecord | None,
+    current: ReleaseRecord | None,
+    device_id: str,
+) -> str:
+    """Decide what to do about a channel's release; pure."""
+    if record is not None and current is not None and record.digest == current.digest:
+        return UP_TO_DATE
+    if record is not None and record.state == state.FAILED:
+        return FAILED_BEFORE
+    follows = current is not None and current.channel == release.channel
+    if current is not None and follows and release.version < current.version:
+        return OLDER
+    if record is not None and record.state in state.SWITCHING:
+        return AVAILABLE
+    return AVAILABLE if in_rollout(release, device_id) else NOT_IN_ROLLOUT
+
+
+def check(device: Device) -> Check:
+    """Look at the channel once.
+
+    Raises:
+        SourceError, TrustError: see ``trust.Trust.check``.
+    """
+    found = device.trust.check(device.settings.device.channel)
+    record = device.state.release(found.digest)
+    current = device.state.release(device.state.current)
+    verdict = decide(found.release, record, current, device.id)
+    if verdict == AVAILABLE:
+        device.stores.data.put_blob(found.raw)
+        device.state.add_release(found.digest, found.release.channel, found.release.version)
+    device.state.put("target", found.digest if verdict == AVAILABLE else "")
+    reason = record.reason if record is not None and verdict == FAILED_BEFORE else ""
+    return Check(found.digest, found.release.channel, found.release.version, verdict, reason)
+
+
+def fetch_release(device: Device, digest: str, progress: fetch.Progress) -> Plan:
+    """Bring everything that a release needs into the store, sealed.
+
+    Raises:
+        SourceError, SpaceError: it can go on another time; what was done stays done.
+        UpdateFailedError: the release cannot be used on this device, and is remembered as failed.
+    """
+    record = _record(device, digest)
+    switching = record.state in state.SWITCHING or record.state == state.COMMITTED
+    if not switching:
+        device.state.advance(digest, state.FETCHING)
+    try:
+        plan = make_plan(device, digest, online=True)
+        fetch.fetch_layers(device, plan, progress)
+    except _HOPELESS as error:
+        if switching:
+            raise
+        _fail(device, digest, str(error), {})
+        raise UpdateFailedError(f"release {record.version} cannot be used: {error}") from error
+    if not switching:
+        device.state.advance(digest, state.FETCHED)
+    return plan
+
+
+def apply(device: Device, digest: str) -> Plan:
+    """Switch to a fetched release: install, start, gate, then commit or roll back.
+
+    Raises:
+        UpdateFailedError: it did not pass; the device is back on what it ran before.
+        EngineError: the engine does not answer; the switch goes on with the next run.
+        UnhealthyError: it did not pass and there is nothing to go back to.
+    """
+    record = _record(device, digest)
+    if record.state == state.ROLLING_BACK:
+        return roll_back(device, digest, record.reason)
+    ready_engine(device)
+    if record.state != state.STARTING:
+        device.state.advance(digest, state.INSTALLING)
+    attempts = device.state.count_attempt(digest)
+    try:
+        if attempts > device.settings.update.attempts and device.state.current:
+            raise UnhealthyError(f"its start was interrupted {attempts - 1} times")
+        plan = make_plan(device, digest, online=False)
+        install.tell(device, plan)
+        device.state.advance(digest, state.STARTING)
+        run_apps(device, plan)
+    except (UnhealthyError, IntegrityError, EngineError, ProcessError, *_HOPELESS) as error:
+        _require_engine(device, error)
+        details = error.details if isinstance(error, GateError) else {}
+        if not device.state.current:
+            raise UnhealthyError(f"release {record.version} does not start: {error}") from error
+        return roll_back(device, digest, str(error), details)
+    event = device.state.commit(digest, "committed", _body(record))
+    log.info("release %s committed, event %s", record.version, event.id)
+    return plan
+
+
+def roll_back(
+    device: Device, digest: str, reason: str, details: dict[str, Any] | None = None
+) -> Plan:
+    """Go back to the committed release, which is still sealed and mounted.
+
+    Raises:
+        UpdateFailedError: always, once the device is back; says why.
+        ComposeAppsError: going back did not work yet; the next run goes on with it.
+    """
+    record = _record(device, digest)
+    device.state.advance(digest, state.ROLLING_BACK, reason)
+    ready_engine(device)
+    outcome = "rolled back"
+    for candidate in candidates(device):
+        try:
+            plan = make_plan(device, candidate, online=False)
+            install.tell(device, plan)
+        except IntegrityError as error:
+            outcome = f"rolled back further, because of damage: {error}"
+            continue
+        try:
+            run_apps(device, plan)
+        except (UnhealthyError, ProcessError) as error:
+            outcome += f", but: {error}"
+        break
+    else:
+        raise IntegrityError(f"release {record.version} failed ({reason}) and {outcome}")
+    _fail(device, digest, reason, {**(details or {}), "outcome": outcome})
+    raise UpdateFailedError(f"release {record.version} failed ({reason}); {outcome}")
+
+
+def candidates(device: Device) -> list[str]:
+    """Return the releases that the device may run, the best first: current, previous, factory."""
+    found = [device.state.current, device.state.previous, device.factory_digest]
+    return list(dict.fromkeys(digest for digest in found if digest))
+
+
+class GateError(UnhealthyError):
+    """Apps did not pass the gate; ``details`` has the reasons and last log lines."""
+
+    def __init__(self, found: list[gate.Unhealthy]) -> None:
+        text = "; ".join(f"app {item.app}: {item.reason}" for item in found)
+        super().__init__(text)
+        self.details: dict[str, Any] = {"apps": [asdict(item) for item in found]}
+
+
+def running_digest(device: Device) -> str:
+    """Return the release that the device runs: the committed one, or what stands in for it."""
+    return device.state.get("stand-in") or device.state.current
+
+
+def run_apps(device: Device, plan: Plan) -> None:
+    """Make the engine run exactly a release's apps, and wait until they are healthy.
+
+    Raises:
+        UnhealthyError: an app is not healthy.
+        ProcessError: Compose could not start an app.
+    """
+    remove_apps(device, known_names(device) - {app.name for app in plan.apps})
+    for app in plan.apps:
+        start_app(device, plan, app)
+    unhealthy = gate.watch(device, plan, list(plan.apps))
+    if unhealthy:
+        raise GateError(unhealthy)
+
+
+def start_app(device: Device, plan: Plan, app: AppPlan, *, recreate: bool = False) -> None:
+    """Bring one app up as its files say; raises ProcessError."""
+    timeout, _ = gate.limits(device, plan, app)
+    Compose(device.settings.engine).up(app.project, timeout=timeout, recreate=recreate)
+
+
+def remove_apps(device: Device, names: set[str]) -> None:
+    """Take containers and networks of apps away; their volumes stay."""
+    for name in sorted(names):
+        device.engine.remove_containers(name)
+        device.engine.remove_networks(name)
+
+
+def known_names(device: Device) -> set[str]:
+    """Return the names of the apps of every release that is remembered."""
+    names: set[str] = set()
+    for record in device.state.releases():
+        try:
+            names.update(read_release(device, record.digest).apps)
+        except (IntegrityError, TrustError) as error:  # a lost document names nothing
+            log.warning("release %s: %s", record.version, error)
+    return names
+
+
+def ready_engine(device: Device) -> None:
+    """Wait for the engine and check that it can run sealed layers; raises EngineError."""
+    device.engine.wait_ready(device.settings.engine.ready_timeout)
+    device.engine.check()
+
+
+def _require_engine(device: Device, error: ComposeAppsError) -> None:
+    """Pass an error on where the engine is gone: then the release is not to blame."""
+    if isinstance(error, (EngineError, ProcessError)):
+        try:
+            device.engine.wait_ready(0)
+        except EngineError:
+            raise error from None
+
+
+def _fail(device: Device, digest: str, reason: str, details: dict[str, Any]) -> None:
+    record = _record(device, digest)
+    body = {**_body(record), "reason": reason, **details}
+    event = device.state.fail(digest, reason, "failed", body)
+    log.warning("release %s failed, event %s: %s", record.version, event.id, reason)
+
+
+def _record(device: Device, digest: str) -> ReleaseRecord:
+    record = device.state.release(digest)
+    if record is None:
+        raise ConfigError(f"release {digest} is not known: run composeapps check")
+    return record
+
+
+def _body(record: ReleaseRecord) -> dict[str, Any]:
+    return {"release": record.digest, "channel": record.channel, "version": record.version}

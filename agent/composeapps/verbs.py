@@ -1,0 +1,301 @@
+"""What each verb of ``composeapps`` does and prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from composeapps import difference, gate, ladder, mend, prune, state, terminal
+from composeapps import report as outbox
+from composeapps import update as machine
+from composeapps import verify as checks
+from composeapps.compose import Compose
+from composeapps.device import Device
+from composeapps.errors import (
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    SourceError,
+    UnhealthyError,
+    UsageError,
+)
+from composeapps.plan import Plan, make_plan
+from composeapps.process import clean_environment
+
+log = logging.getLogger(__name__)
+Options = argparse.Namespace
+
+
+def check(device: Device, options: Options) -> None:
+    """Look for a newer release."""
+    with device.writer("check"):
+        found = machine.check(device)
+    _say(options, asdict(found), _sentence(found))
+
+
+def _sentence(found: machine.Check) -> str:
+    text = {
+        machine.UP_TO_DATE: "is what this device runs",
+        machine.AVAILABLE: "is available",
+        machine.FAILED_BEFORE: f"failed on this device before ({found.reason}): composeapps retry",
+        machine.NOT_IN_ROLLOUT: "is not rolled out to this device yet",
+        machine.OLDER: "is older than what this device runs",
+    }[found.verdict]
+    return f"release {found.version} of channel {found.channel} {text}"
+
+
+def update(device: Device, options: Options) -> None:
+    """Finish what was begun; then check, fetch and apply."""
+    with device.writer("update"):
+        _finish(device)
+        try:
+            found: machine.Check | None = machine.check(device)
+        except SourceError as error:
+            if _fetched_target(device) is None:
+                raise
+            log.warning("%s; going on with the release that is fetched already", error)
+            found = None
+        if found is not None and found.verdict == machine.UP_TO_DATE:
+            mend.refetch(device, terminal.progress())
+        target = device.state.get("target")
+        if target and target != device.state.current:
+            record = device.state.release(target)
+            if record is None or record.state != state.FETCHED:
+                machine.fetch_release(device, target, terminal.progress())
+            machine.apply(device, target)
+            device.state.put("target", "")
+            prune.prune(device)
+        current = device.state.release(device.state.current)
+    outbox.try_report(device)
+    value = {"check": asdict(found) if found else None, "current": _release(current)}
+    version = current.version if current else "none"
+    _say(options, value, f"{_sentence(found) + '; ' if found else ''}running release {version}")
+
+
+def _finish(device: Device) -> None:
+    record = device.state.switching()
+    if record is not None:
+        ladder.start(device)
+
+
+def _fetched_target(device: Device) -> state.ReleaseRecord | None:
+    record = device.state.release(device.state.get("target"))
+    return record if record is not None and record.state == state.FETCHED else None
+
+
+def fetch_(device: Device, options: Options) -> None:
+    """Check, then download and seal."""
+    with device.writer("fetch"):
+        found = machine.check(device)
+        target = device.state.get("target")
+        if target and target != device.state.current:
+            machine.fetch_release(device, target, terminal.progress())
+    _say(options, asdict(found), _sentence(found) + ("; it is fetched" if target else ""))
+
+
+def apply(device: Device, options: Options) -> None:
+    """Switch to the fetched release, or finish a switch."""
+    with device.writer("apply"):
+        switching = device.state.switching()
+        record = switching or _fetched_target(device)
+        if record is None:
+            raise UsageError("no release is fetched and waiting: run composeapps fetch first")
+        plan = machine.apply(device, record.digest)
+        device.state.put("target", "")
+        prune.prune(device)
+    outbox.try_report(device)
+    _say(options, {"release": plan.digest}, f"running release {plan.release.version}")
+
+
+def start(device: Device, options: Options) -> None:
+    """Run the release, mend what does not run."""
+    with device.writer("start"):
+        plan = ladder.start(device)
+    outbox.try_report(device)
+    apps = [app.name for app in plan.apps]
+    value = {"release": plan.digest, "version": plan.release.version, "apps": apps}
+    names = ", ".join(apps) or "no apps"
+    _say(options, value, f"release {plan.release.version} runs, healthy: {names}")
+
+
+def stop(device: Device, options: Options) -> None:
+    """Stop the apps; volumes and containers stay."""
+    with device.writer("stop"):
+        plan = _running(device)
+        for app in plan.apps:
+            Compose(device.settings.engine).stop(app.project)
+    _say(options, {"stopped": [app.name for app in plan.apps]}, "stopped until the next start")
+
+
+def status(device: Device, options: Options) -> int:
+    """Say what runs, what failed, what is under way; 12 where an app is not healthy."""
+    value: dict[str, Any] = {
+        "channel": device.settings.device.channel,
+        "current": _release(device.state.release(device.state.current)),
+        "previous": _release(device.state.release(device.state.previous)),
+        "factory": device.factory_digest or None,
+        "stand_in": device.state.get("stand-in") or None,
+        "under_way": _release(device.state.switching()),
+        "failed": [_release(r) for r in device.state.releases() if r.state == state.FAILED],
+        "events_unsent": len(device.state.events(unsent=True)),
+        "apps": {},
+    }
+    code = 0
+    if machine.running_digest(device):
+        try:
+            verdicts = gate.snapshot_of_health(device, _running(device))
+            value["apps"] = {name: asdict(verdict) for name, verdict in verdicts.items()}
+        except (EngineError, IntegrityError) as error:
+            value["error"] = str(error)
+            code = error.exit_code
+        if any(app["state"] != "healthy" for app in value["apps"].values()):
+            code = UnhealthyError.exit_code
+    _say(options, value, _status_text(value))
+    return code
+
+
+def _status_text(value: dict[str, Any]) -> str:
+    current = value["current"]
+    lines = [f"channel   {value['channel']}"]
+    lines.append(f"current   {current['version']}" if current else "current   none")
+    if value["previous"]:
+        lines.append(f"previous  {value['previous']['version']}")
+    if value["stand_in"]:
+        lines.append(f"stand-in  {value['stand_in']} runs, the current release is damaged")
+    if value["under_way"]:
+        lines.append(f"under way {value['under_way']['version']} ({value['under_way']['state']})")
+    for item in value["failed"]:
+        lines.append(f"failed    {item['version']}: {item['reason']}")
+    for name, app in sorted(value["apps"].items()):
+        reasons = "; ".join(f"{key} {text}" for key, text in app["reasons"].items())
+        lines.append(f"app       {name}: {app['state']}{': ' + reasons if reasons else ''}")
+    if value.get("error"):
+        lines.append(f"error     {value['error']}")
+    if value["events_unsent"]:
+        lines.append(f"events    {value['events_unsent']} not reported yet")
+    return "\n".join(lines)
+
+
+def ps(device: Device, options: Options) -> None:
+    """List the containers of the apps."""
+    plan = _running(device)
+    found = [item for app in plan.apps for item in device.engine.containers(app.name)]
+    rows = [
+        (c.project, c.service, c.status, c.health or "-", str(c.restarts), c.name) for c in found
+    ]
+    heading = ("APP", "SERVICE", "STATUS", "HEALTH", "RESTARTS", "CONTAINER")
+    _say(options, [asdict(item) for item in found], terminal.table(heading, rows))
+
+
+def logs(device: Device, options: Options) -> int:
+    """Become ``docker compose logs`` of an app."""
+    app = _running(device).app(options.app)
+    if app is None:
+        raise UsageError(f"no app {options.app} in the running release")
+    compose = Compose(device.settings.engine)
+    command = ["logs", "--tail", str(options.tail), *(["--follow"] if options.follow else [])]
+    argv = compose.argv(app.project, [*command, *options.service])
+    os.chdir(app.project.directory)
+    environment = clean_environment(compose.environment) | {"PWD": str(app.project.directory)}
+    os.execvpe(argv[0], argv, environment)
+
+
+def ls(device: Device, options: Options) -> None:
+    """List the releases that the device knows."""
+    marks = {device.state.current: "current", device.state.previous: "previous"}
+    found = device.state.releases()
+    rows = [(str(r.version), r.channel, r.state, marks.get(r.digest, ""), r.digest) for r in found]
+    value = [asdict(r) | {"role": marks.get(r.digest, "")} for r in found]
+    _say(options, value, terminal.table(("VERSION", "CHANNEL", "STATE", "ROLE", "DIGEST"), rows))
+
+
+def diff(device: Device, options: Options) -> None:
+    """Say what the newest release would change and cost."""
+    with device.writer("diff"):
+        found = machine.check(device)
+        digest = found.digest
+        if found.verdict not in (machine.AVAILABLE, machine.UP_TO_DATE):
+            raise UsageError(_sentence(found))
+        value = difference.compare(device, digest)
+    _say(options, value, difference.text(value))
+
+
+def reset(device: Device, options: Options) -> None:
+    """Use the rung that was asked for, or the smallest that mends what verify finds."""
+    with device.writer("reset"):
+        if options.factory:
+            plan = mend.reset_to_factory(device)
+        elif options.engine:
+            plan = mend.reset_whole_engine(device, "asked for")
+        elif options.app:
+            plan = mend.reset_one(device, options.app, "asked for", options.wipe_volume)
+        else:
+            plan = mend.reset_what_is_damaged(device)
+    outbox.try_report(device)
+    _say(options, {"release": plan.digest}, f"release {plan.release.version} runs, healthy")
+
+
+def verify(device: Device, options: Options) -> int:
+    """Compare everything with what it has to be; 6 where something is damaged."""
+    with device.writer("verify"):
+        found = checks.verify(device, deep=options.deep)
+    lines = [f"{item.kind} {item.name}: {item.problem}" for item in found]
+    _say(options, [asdict(item) for item in found], "\n".join(lines) or "all is as it has to be")
+    return IntegrityError.exit_code if found else 0
+
+
+def prune_(device: Device, options: Options) -> None:
+    """Remove what no kept release needs."""
+    with device.writer("prune"):
+        freed = prune.prune(device)
+    _say(options, {"freed": freed}, f"{freed} bytes freed")
+
+
+def retry(device: Device, options: Options) -> None:
+    """Allow failed releases to be tried again."""
+    with device.writer("retry"):
+        failed = [r for r in device.state.releases() if r.state == state.FAILED]
+        if not failed:
+            raise UsageError("no release failed")
+        for record in failed:
+            device.state.retry(record.digest)
+    versions = [r.version for r in failed]
+    text = ", ".join(map(str, versions))
+    _say(options, {"retry": versions}, f"release {text} may be tried again: composeapps update")
+
+
+def report(device: Device, options: Options) -> None:
+    """Deliver the events that are not delivered yet."""
+    with device.writer("report"):
+        count = outbox.report(device)
+    _say(options, {"delivered": count}, f"{count} events delivered")
+
+
+def _running(device: Device) -> Plan:
+    digest = machine.running_digest(device)
+    if not digest:
+        raise ConfigError("no release is installed: run composeapps update, or preload one")
+    return make_plan(device, digest, online=False)
+
+
+def _release(record: state.ReleaseRecord | None) -> dict[str, Any] | None:
+    return asdict(record) if record is not None else None
+
+
+def _say(options: Options, value: object, text: str) -> None:
+    print(json.dumps(value, sort_keys=True) if options.json else text)
+    sys.stdout.flush()
+
+
+Verb = Callable[[Device, Options], int | None]
+VERBS: dict[str, Verb] = {
+    "apply": apply, "check": check, "diff": diff, "fetch": fetch_, "logs": logs, "ls": ls,
+    "prune": prune_, "ps": ps, "report": report, "reset": reset, "retry": retry, "start": start,
+    "status": status, "stop": stop, "update": update, "verify": verify,
+}  # fmt: skip
