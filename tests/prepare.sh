@@ -31,11 +31,11 @@ if [ -n "$missing" ]; then
     echo "installing:$missing" >&2
     export DEBIAN_FRONTEND=noninteractive
     # Lists may be absent or too old to fetch from; try once with what is there, then anew.
-    ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get -q update >&2
+    ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get -qq -o Dpkg::Use-Pty=0 update >&2
     # shellcheck disable=SC2086
-    apt-get -q install -y --no-install-recommends $missing >&2 || {
-        apt-get -q update >&2
-        apt-get -q install -y --no-install-recommends $missing >&2
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing >&2 || {
+        apt-get -qq -o Dpkg::Use-Pty=0 update >&2
+        apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing >&2
     }
 fi
 
