@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,18 +95,42 @@ def start(
     stdout: IO[bytes] | int | None = subprocess.PIPE,
     stderr: IO[bytes] | int | None = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
+    die_with_parent: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a program and return at once; the caller waits for it and judges its exit code.
+
+    Args:
+        die_with_parent: let the kernel kill it when the thread that called this ends.
 
     Raises:
         ProcessError: it is not installed.
     """
     try:
         return subprocess.Popen(
-            list(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=clean_environment(env)
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=clean_environment(env),
+            preexec_fn=_death_with_parent() if die_with_parent else None,
         )
     except FileNotFoundError as error:
         raise ProcessError(argv, "cannot be started, it is not installed") from error
+
+
+def _death_with_parent() -> Callable[[], None]:
+    """Return what the child has to call: ``prctl(PR_SET_PDEATHSIG, SIGKILL)``, see prctl(2)."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def call() -> None:
+        prctl(1, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return call
 
 
 def _text(output: bytes) -> str:
