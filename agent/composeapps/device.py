@@ -143,6 +143,7 @@ class Device:
             self.state.put("distrusted", json.dumps(sorted(known)) if known else "")
 
     def _tidy(self) -> None:
+        self.settings.paths.run.mkdir(parents=True, exist_ok=True)
         for directory in (self.apps, self.ingest):
             durable.make_dir(directory)
         self.stores.data.create()

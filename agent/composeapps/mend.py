@@ -62,7 +62,7 @@ def reset_one(device: Device, name: str, reason: str, volumes: Sequence[str] = (
     Raises:
         UsageError: there is no such app.
     """
-    plan = make_plan(device, update.running_digest(device), online=False)
+    plan = update.running_plan(device)
     if plan.app(name) is None:
         names = ", ".join(app.name for app in plan.apps)
         raise UsageError(f"no app {name} in the running release; it has {names}")

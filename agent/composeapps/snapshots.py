@@ -9,6 +9,7 @@ matters: containerd syncs its database and nothing else, so the link has to be d
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ SNAPSHOTTER = "overlayfs"
 _KEY = "composeapps-"
 #: Seconds; ctr does one small request, and a busy device may swap it in first.
 _TIMEOUT = 60.0
+#: Seconds until containerd's garbage collector must have run; it is scheduled within one.
+_COLLECTED = 15.0
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,25 @@ class Snapshots:
         return path
 
     def remove(self, key: str) -> None:
-        """Remove one snapshot that nothing stands on."""
-        self._snapshots("rm", key)
+        """Remove one snapshot; one that is gone is no error.
+
+        containerd collects a removed container's own snapshots a moment later; until then they
+        still count as children.
+
+        Raises:
+            EngineError: something stands on it for longer than that.
+        """
+        deadline = time.monotonic() + _COLLECTED
+        while True:
+            try:
+                self._snapshots("rm", key)
+                return
+            except EngineError as error:
+                if "not found" in str(error):
+                    return
+                if "with child" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
 
     def content(self, digest: str) -> bytes:
         """Return containerd's copy of a small blob, unverified; empty where it cannot be read."""

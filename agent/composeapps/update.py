@@ -198,6 +198,18 @@ def running_digest(device: Device) -> str:
     return device.state.get("stand-in") or device.state.current
 
 
+def running_plan(device: Device) -> Plan:
+    """Return the plan of the release that the device runs.
+
+    Raises:
+        ConfigError: none is installed.
+    """
+    digest = running_digest(device)
+    if not digest:
+        raise ConfigError("no release is installed: run composeapps update, or preload one")
+    return make_plan(device, digest, online=False)
+
+
 def run_apps(device: Device, plan: Plan) -> None:
     """Make the engine run exactly a release's apps, and wait until they are healthy.
 

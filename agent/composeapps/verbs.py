@@ -18,14 +18,12 @@ from composeapps import verify as checks
 from composeapps.compose import Compose
 from composeapps.device import Device
 from composeapps.errors import (
-    ConfigError,
     EngineError,
     IntegrityError,
     SourceError,
     UnhealthyError,
     UsageError,
 )
-from composeapps.plan import Plan, make_plan
 from composeapps.process import clean_environment
 
 log = logging.getLogger(__name__)
@@ -127,7 +125,7 @@ def start(device: Device, options: Options) -> None:
 def stop(device: Device, options: Options) -> None:
     """Stop the apps; volumes and containers stay."""
     with device.writer("stop"):
-        plan = _running(device)
+        plan = machine.running_plan(device)
         for app in plan.apps:
             Compose(device.settings.engine).stop(app.project)
     _say(options, {"stopped": [app.name for app in plan.apps]}, "stopped until the next start")
@@ -149,7 +147,7 @@ def status(device: Device, options: Options) -> int:
     code = 0
     if machine.running_digest(device):
         try:
-            verdicts = gate.snapshot_of_health(device, _running(device))
+            verdicts = gate.snapshot_of_health(device, machine.running_plan(device))
             value["apps"] = {name: asdict(verdict) for name, verdict in verdicts.items()}
         except (EngineError, IntegrityError) as error:
             value["error"] = str(error)
@@ -184,7 +182,7 @@ def _status_text(value: dict[str, Any]) -> str:
 
 def ps(device: Device, options: Options) -> None:
     """List the containers of the apps."""
-    plan = _running(device)
+    plan = machine.running_plan(device)
     found = [item for app in plan.apps for item in device.engine.containers(app.name)]
     rows = [
         (c.project, c.service, c.status, c.health or "-", str(c.restarts), c.name) for c in found
@@ -195,7 +193,7 @@ def ps(device: Device, options: Options) -> None:
 
 def logs(device: Device, options: Options) -> int:
     """Become ``docker compose logs`` of an app."""
-    app = _running(device).app(options.app)
+    app = machine.running_plan(device).app(options.app)
     if app is None:
         raise UsageError(f"no app {options.app} in the running release")
     compose = Compose(device.settings.engine)
@@ -275,13 +273,6 @@ def report(device: Device, options: Options) -> None:
     with device.writer("report"):
         count = outbox.report(device)
     _say(options, {"delivered": count}, f"{count} events delivered")
-
-
-def _running(device: Device) -> Plan:
-    digest = machine.running_digest(device)
-    if not digest:
-        raise ConfigError("no release is installed: run composeapps update, or preload one")
-    return make_plan(device, digest, online=False)
 
 
 def _release(record: state.ReleaseRecord | None) -> dict[str, Any] | None:
