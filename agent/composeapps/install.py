@@ -7,10 +7,10 @@ an index; what is wrong in it is dropped and told anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from composeapps import mounts
+from composeapps import durable, mounts
 from composeapps.device import Device
 from composeapps.errors import EngineError, IntegrityError
 from composeapps.images import Image, Layer
@@ -61,9 +61,8 @@ def tell(device: Device, plan: Plan) -> None:
     """
     targets = mount(device, plan)
     known = device.snapshots.tree()
-    links = device.state.snapshots()
     for image in {image_name(image): image for app in plan.apps for image in app.images}.values():
-        _tell_chain(device, image, targets, known, links)
+        _tell_chain(device, image, targets, known)
         if not device.engine.has_image(image_name(image)):
             device.state.note_image(image_name(image))
             _load(device, image)
@@ -82,36 +81,46 @@ def _load(device: Device, image: Image) -> None:
 
 
 def _tell_chain(
-    device: Device,
-    image: Image,
-    targets: dict[str, Path],
-    known: dict[str, Snapshot],
-    links: dict[str, tuple[str, str]],
+    device: Device, image: Image, targets: dict[str, Path], known: dict[str, Snapshot]
 ) -> None:
+    _adopt(device, image, known)
     parent = ""
     for layer in image.layers:
-        target = targets[layer.chain_id]
-        if not _is_told(layer.chain_id, target, known, links):
-            if layer.chain_id in known:
-                drop(device, [layer.chain_id], known)
-            path = device.snapshots.make(ChainLink(layer.chain_id, parent, target))
-            device.state.set_snapshot(layer.chain_id, str(path), str(target))
-            known[layer.chain_id] = Snapshot(parent, committed=True)
-            links[layer.chain_id] = (str(path), str(target))
-        parent = layer.chain_id
+        chain_id, target = layer.chain_id, targets[layer.chain_id]
+        if chain_id not in known:
+            path = device.snapshots.make(ChainLink(chain_id, parent, target))
+            known[chain_id] = Snapshot(parent, committed=True)
+            device.state.set_snapshot(chain_id, str(path), str(target))
+        else:
+            path = Path(device.state.snapshots()[chain_id][0])
+            if not link_is_right(path, target):
+                _mend_link(device, chain_id, path, target, known)
+        parent = chain_id
 
 
-def _is_told(
-    chain_id: str,
-    target: Path,
-    known: dict[str, Snapshot],
-    links: dict[str, tuple[str, str]],
-) -> bool:
-    """Say whether the engine has a chain as we told it; what we have no record of is told anew."""
-    if chain_id not in known or chain_id not in links:
-        return False
-    path, recorded = links[chain_id]
-    return recorded == str(target) and link_is_right(Path(path), target)
+def _adopt(device: Device, image: Image, known: dict[str, Snapshot]) -> None:
+    """Find where the engine keeps the chains that it has and of which nothing is remembered."""
+    recorded = device.state.snapshots()
+    there = [layer.chain_id for layer in image.layers if layer.chain_id in known]
+    if all(chain_id in recorded for chain_id in there):
+        return
+    paths = reversed(device.snapshots.directories(there[-1]))
+    for chain_id, path in zip(there, paths, strict=True):
+        device.snapshots.keep(chain_id)
+        device.state.set_snapshot(chain_id, str(path), "")
+
+
+def _mend_link(
+    device: Device, chain_id: str, path: Path, target: Path, known: dict[str, Snapshot]
+) -> None:
+    """Put a snapshot's link right; containers that stand on it are made anew by Compose."""
+    log.warning("engine snapshot %s does not link to its sealed layer: mending it", path)
+    for key in above(chain_id, known):
+        if not key.startswith("sha256:"):
+            device.engine.remove_container(key.removesuffix("-init"))
+    durable.make_dir(path.parent)
+    durable.replace_by_link(path, target)
+    device.state.set_snapshot(chain_id, str(path), str(target))
 
 
 def link_is_right(path: Path, target: Path) -> bool:
@@ -119,45 +128,12 @@ def link_is_right(path: Path, target: Path) -> bool:
     return path.is_symlink() and path.readlink() == target
 
 
-def drop(device: Device, chain_ids: Iterable[str], known: dict[str, Snapshot]) -> None:
-    """Make the engine forget chains and whatever stands on them: containers and upper chains.
-
-    Volumes are not touched. Images stay listed; ``tell`` gives them their chains again.
-
-    Args:
-        known: the engine's snapshots; brought up to date.
-    """
-    roots = set(chain_ids)
-    for key in descendants(roots, known):
-        if not key.startswith("sha256:"):
-            device.engine.remove_container(key.removesuffix("-init"))
-    known.clear()
-    known.update(device.snapshots.tree())
-    doomed = descendants(roots, known)
-    for key in reversed(doomed):
-        device.snapshots.remove(key)
-        known.pop(key)
-    device.state.forget_snapshots([*roots, *(key for key in doomed if key.startswith("sha256:"))])
-
-
-def descendants(roots: set[str], known: dict[str, Snapshot]) -> list[str]:
-    """Return the roots that exist and everything above them, parents before children."""
-    found = [key for key in known if key in roots]
-    reached = set(found)
+def above(root: str, known: dict[str, Snapshot]) -> list[str]:
+    """Return the keys of all snapshots that stand on one, directly or not."""
+    found = [root]
     for parent in found:  # grows as it is walked
-        above = [key for key, snapshot in known.items() if snapshot.parent == parent]
-        fresh = [key for key in above if key not in reached]
-        found += fresh
-        reached.update(fresh)
-    # A root may itself stand on another root: order by depth.
-    return sorted(found, key=lambda key: _depth(key, known))
-
-
-def _depth(key: str, known: dict[str, Snapshot]) -> int:
-    depth = 0
-    while key in known and known[key].parent:
-        key, depth = known[key].parent, depth + 1
-    return depth
+        found += [key for key, snapshot in known.items() if snapshot.parent == parent]
+    return found[1:]
 
 
 def forget_image(device: Device, image: Image) -> None:

@@ -56,9 +56,10 @@ def _prune_engine(device: Device, plans: list[Plan]) -> None:
         device.snapshots.remove_image(name)
         device.state.forget_image(name)
     chains = {chain_id for plan in plans for chain_id in plan.chains}
-    gone = set(device.state.snapshots()) - chains
+    gone = sorted(set(device.state.snapshots()) - chains)
     if gone:
-        install.drop(device, gone, device.snapshots.tree())
+        device.state.forget_snapshots(gone)
+        device.snapshots.release(gone)
     install.unmount_others(device, plans)
 
 

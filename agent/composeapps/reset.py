@@ -34,8 +34,8 @@ VOLUMES_DB = "metadata.db"
 
 
 def reset_apps(device: Device, plan: Plan, names: Iterable[str], reason: str) -> None:
-    """Reset apps: containers, networks, engine snapshots and images dropped, layers verified,
-    project files unpacked anew, everything told again and started; volumes are kept.
+    """Make apps anew: containers, networks and images dropped, layers verified, engine snapshots
+    put right, project files unpacked, everything told again and started; volumes are kept.
 
     An app that shares a damaged layer is reset too.
 
@@ -51,9 +51,8 @@ def reset_apps(device: Device, plan: Plan, names: Iterable[str], reason: str) ->
         device.state.add_event("reset-app", {"app": app.name, "reason": reason})
         device.engine.remove_containers(app.name)
         device.engine.remove_networks(app.name)
-    kept = {id_ for app in plan.apps if app not in apps for id_ in _chains(app)}
-    known = device.snapshots.tree()
-    install.drop(device, {id_ for app in apps for id_ in _chains(app)} - kept, known)
+    # What is remembered of the engine's snapshots may be what is wrong: look anew.
+    device.state.forget_snapshots(sorted({id_ for app in apps for id_ in _chains(app)}))
     for app in apps:
         for image in app.images:
             install.forget_image(device, image)

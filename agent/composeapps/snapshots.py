@@ -9,7 +9,6 @@ matters: containerd syncs its database and nothing else, so the link has to be d
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ SNAPSHOTTER = "overlayfs"
 _KEY = "composeapps-"
 #: Seconds; ctr does one small request, and a busy device may swap it in first.
 _TIMEOUT = 60.0
-#: Seconds until containerd's garbage collector must have run; it is scheduled within one.
-_COLLECTED = 15.0
+#: containerd's garbage collector keeps what has this label (docs/garbage-collection.md).
+_ROOT_LABEL = "containerd.io/gc.root"
 
 
 @dataclass(frozen=True)
@@ -110,26 +109,25 @@ class Snapshots:
         self._snapshots("commit", link.chain_id, key)
         return path
 
-    def remove(self, key: str) -> None:
-        """Remove one snapshot; one that is gone is no error.
+    def keep(self, chain_id: str) -> None:
+        """Protect a chain from containerd's garbage collector, as ``make`` does."""
+        self._snapshots("label", chain_id, f"{_ROOT_LABEL}=composeapps")
 
-        containerd collects a removed container's own snapshots a moment later; until then they
-        still count as children.
+    def release(self, chain_ids: Sequence[str]) -> None:
+        """Leave chains to the garbage collector, which takes what no image or container needs.
 
-        Raises:
-            EngineError: something stands on it for longer than that.
+        Removing a snapshot by name is not possible in general: containerd still counts children
+        that its collector took (core/metadata, ``gc.go``: the parent's bucket is not updated).
         """
-        deadline = time.monotonic() + _COLLECTED
-        while True:
-            try:
-                self._snapshots("rm", key)
-                return
-            except EngineError as error:
-                if "not found" in str(error):
-                    return
-                if "with child" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.1)
+        known = self.tree()
+        for chain_id in chain_ids:
+            if chain_id in known:
+                self._snapshots("label", chain_id, f"{_ROOT_LABEL}=")
+        lease = f"{_KEY}collect"
+        if lease in self._ctr("leases", "ls", "-q").split():
+            self._ctr("leases", "rm", lease)
+        self._ctr("leases", "create", "--id", lease)
+        self._ctr("leases", "rm", "--sync", lease)
 
     def content(self, digest: str) -> bytes:
         """Return containerd's copy of a small blob, unverified; empty where it cannot be read."""

@@ -24,6 +24,7 @@ from composeapps.errors import (
     UnhealthyError,
     UsageError,
 )
+from composeapps.plan import Plan
 from composeapps.process import clean_environment
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,7 @@ def update(device: Device, options: Options) -> None:
             record = device.state.release(target)
             if record is None or record.state != state.FETCHED:
                 machine.fetch_release(device, target, terminal.progress())
-            machine.apply(device, target)
-            device.state.put("target", "")
-            prune.prune(device)
+            _switch(device, target)
         current = device.state.release(device.state.current)
     outbox.try_report(device)
     value = {"check": asdict(found) if found else None, "current": _release(current)}
@@ -104,11 +103,21 @@ def apply(device: Device, options: Options) -> None:
         record = switching or _fetched_target(device)
         if record is None:
             raise UsageError("no release is fetched and waiting: run composeapps fetch first")
-        plan = machine.apply(device, record.digest)
-        device.state.put("target", "")
-        prune.prune(device)
+        plan = _switch(device, record.digest)
     outbox.try_report(device)
     _say(options, {"release": plan.digest}, f"running release {plan.release.version}")
+
+
+def _switch(device: Device, digest: str) -> Plan:
+    """Apply a release; whatever comes of it, what is not needed any more goes."""
+    try:
+        return machine.apply(device, digest)
+    finally:
+        record = device.state.release(digest)
+        if record is not None and record.state in (state.COMMITTED, state.FAILED):
+            device.state.put("target", "")
+            prune.prune(device)
+            outbox.try_report(device)
 
 
 def start(device: Device, options: Options) -> None:
