@@ -1,0 +1,560 @@
+"""The device's look at a channel: what it costs, what it keeps, what damage and clocks do."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuf.ngclient import Updater
+from tufworld import Answer, Memory, World, of, signer
+
+from composeapps import tufclient
+from composeapps.errors import ConfigError, NotFoundError, SourceError, StateError, TrustError
+from composeapps.publish.drafting import Expiry
+from composeapps.trust import Trust
+from composeapps.trustcache import TrustCache
+
+YEAR = 365
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A repository with one release on channel stable."""
+    world = World(tmp_path)
+    world.add_channel()
+    world.release()
+    return world
+
+
+def test_first_look_then_nothing_new_then_a_new_release(world: World) -> None:
+    first = world.check()
+    assert first.changed
+    assert first.release.version == 1
+    assert first.raw == next(world.file("targets/stable").iterdir()).read_bytes()
+    world.server.asked()
+    again = world.check()
+    assert again.release == first.release
+    assert not again.changed
+    assert world.server.requests == ["metadata/timestamp.json"]
+    assert world.server.wire < 1024
+    world.release(letter="b")
+    new = world.check()
+    assert new.changed
+    assert new.release.version == 2
+    assert new.digest != first.digest
+
+
+def test_no_change_is_one_request_also_without_entity_tags(world: World) -> None:
+    world.server.etags = False
+    world.check()
+    world.server.asked()
+    assert not world.check().changed
+    assert world.server.requests == ["metadata/timestamp.json"]
+    assert world.server.wire < 4096
+
+
+def test_a_look_with_nothing_new_writes_nothing(world: World, tmp_path: Path) -> None:
+    world.check()
+    before = tree(world.cache)
+    puts: list[str] = []
+    world.memory.put = lambda key, value: puts.append(key)  # type: ignore[method-assign]
+    world.check()
+    assert tree(world.cache) == before
+    assert puts == []
+
+
+def test_a_changed_entity_tag_with_the_same_bytes_is_nothing_new(world: World) -> None:
+    world.check()
+    tags = iter(f'"{number}"' for number in range(9))
+
+    def moody(name: str, limit: int, etag: str) -> Answer | None:
+        if name != "metadata/timestamp.json":
+            return None
+        return Answer(200, world.file(name).read_bytes(), next(tags))
+
+    world.server.hook = moody
+    world.server.asked()
+    for _ in range(3):
+        assert not world.check().changed
+    assert world.server.requests == ["metadata/timestamp.json"] * 3
+
+
+def test_a_refreshed_timestamp_alone_is_no_change(world: World) -> None:
+    world.check()
+    world.pass_days(1)
+    world.refresh()
+    world.server.asked()
+    assert not world.check().changed
+    # The snapshot was not due: nothing but the next root is asked for.
+    assert world.server.requests == ["metadata/timestamp.json", "metadata/2.root.json"]
+
+
+@pytest.mark.parametrize("tag", ['"' + "x" * 300 + '"', "no quotes", '"a\r\nX: y"', "W/", '"ä"'])
+def test_odd_entity_tags_are_never_sent_back(world: World, tag: str) -> None:
+    sent: list[str] = []
+
+    def odd(name: str, limit: int, etag: str) -> Answer | None:
+        sent.append(etag)
+        path = world.file(name)
+        return Answer(200, path.read_bytes(), tag) if path.exists() else None
+
+    world.server.hook = odd
+    world.check()
+    world.check()
+    assert set(sent) == {""}
+
+
+def test_an_entity_tag_is_only_for_its_own_url_and_timestamp(world: World) -> None:
+    world.check()
+    cache = TrustCache(world.cache)
+    url = "https://maker.example/metadata/timestamp.json"
+    assert cache.etag(url)
+    assert not cache.etag("https://other.example/metadata/timestamp.json")
+    timestamp = world.cache / "current" / "metadata" / "timestamp.json"
+    timestamp.write_bytes(timestamp.read_bytes() + b" ")
+    assert not cache.etag(url)
+
+
+def test_304_that_nobody_asked_for_is_the_servers_fault(world: World) -> None:
+    world.server.hook = lambda *_: Answer(304, b"", "")
+    with pytest.raises(SourceError, match="unchanged"):
+        world.check()
+
+
+def test_load_needs_no_server_and_no_valid_expiry(world: World) -> None:
+    with pytest.raises(TrustError, match="never checked"):
+        world.trust().load("stable")
+    found = world.check()
+
+    def dead(*_: object) -> Answer:
+        raise AssertionError("asked")
+
+    world.pass_days(10 * YEAR)
+    loaded = world.trust(get=dead).load("stable")
+    assert loaded.release == found.release
+    assert loaded.digest == found.digest
+    with pytest.raises(TrustError, match="never checked"):
+        world.trust(get=dead).load("other")
+
+
+def test_load_does_not_trust_the_disk(world: World) -> None:
+    world.check()
+    path = world.cache / "current" / "targets" / "stable" / "release.json"
+    path.write_bytes(path.read_bytes().replace(b"aaaa", b"bbbb"))
+    with pytest.raises(TrustError, match="no trusted release"):
+        world.trust().load("stable")
+    assert world.check().changed
+
+
+def test_a_factory_cache_serves_until_the_first_look(world: World, tmp_path: Path) -> None:
+    world.rotate("root")
+    world.check()
+    factory = tmp_path / "factory"
+    world.trust().export("stable", factory)
+    one = tree(factory)
+    world.trust().export("stable", factory)
+    assert tree(factory) == one
+    for path in factory.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o555)
+    fresh: dict[str, Any] = {
+        "directory": tmp_path / "new",
+        "memory": Memory(),
+        "factory": factory,
+    }
+    assert world.trust(**fresh).load("stable").release.version == 1
+    world.server.asked()
+    assert not world.trust(**fresh).check("stable").changed
+    # Only the factory's release would have been fetched, and it is here already.
+    asked = world.server.asked()
+    assert asked == ["metadata/timestamp.json"]
+    world.release(letter="b")
+    assert world.trust(**fresh).check("stable").release.version == 2
+    assert world.trust(**fresh).load("stable").release.version == 2
+    shutil.rmtree(tmp_path / "new")
+    assert world.trust(**fresh).load("stable").release.version == 1
+
+
+def test_factory_release_is_the_first_floor(world: World, tmp_path: Path) -> None:
+    world.release(letter="b", version=7)
+    world.check()
+    world.trust().export("stable", tmp_path / "factory")
+
+    def older(targets: Any) -> None:
+        old = sorted(world.file("targets/stable").iterdir(), key=lambda path: path.stat().st_ino)
+        info = next(path for path in old if b'"version": 1' in path.read_bytes())
+        targets.targets["stable/release.json"] = target(info)
+
+    world.forge({"stable": older})
+    with pytest.raises(TrustError, match="offers release 1, this device has seen 7"):
+        world.check(directory=tmp_path / "n", memory=Memory(), factory=tmp_path / "factory")
+
+
+def target(path: Path) -> Any:
+    """List a file of the repository as the release of stable."""
+    from tuf.api.metadata import TargetFile
+
+    return TargetFile.from_data("stable/release.json", path.read_bytes(), ["sha256"])
+
+
+# Names, channels, roots
+
+
+@pytest.mark.parametrize("name", ["../x", "root", "a/b", "", "A"])
+def test_channel_names_are_checked_before_anything(world: World, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a channel"):
+        world.check(name)
+    assert world.server.requests == []
+
+
+def test_an_unknown_channel_says_so(world: World) -> None:
+    with pytest.raises(TrustError, match="no release of channel beta"):
+        world.check("beta")
+
+
+def test_two_channels_in_turn(world: World) -> None:
+    world.add_channel("beta", own=False)
+    world.release("beta", "c")
+    for _ in range(2):
+        assert world.check("stable").release.channel == "stable"
+        assert world.check("beta").release.apps["web"].artifact.endswith("c" * 64)
+
+
+@pytest.mark.parametrize("root", [b"", b"{}", b"[" * 100_000, b"\xff", b"null"])
+def test_a_bad_root_in_the_image_says_so(world: World, root: bytes) -> None:
+    with pytest.raises(TrustError, match="root that the image carries"):
+        world.check(root=root)
+
+
+def test_a_newer_root_in_the_image(world: World) -> None:
+    world.rotate("root")
+    world.rotate("timestamp")
+    world.check()
+    newest = world.file("metadata/3.root.json").read_bytes()
+    assert world.trust(root=newest).load("stable")
+    shutil.rmtree(world.cache)
+    assert world.check(root=newest).release.version == 1
+    assert not (world.cache / "roots").exists()
+
+
+def test_an_image_for_another_repository_begins_anew(world: World, tmp_path: Path) -> None:
+    world.check()
+    other = World(tmp_path / "other")
+    other.add_channel()
+    other.release(letter="e")
+    found = other.check(directory=world.cache)
+    assert found.release.apps["web"].artifact.endswith("e" * 64)
+
+
+# Time
+
+
+def test_expiry_bites_and_is_mended_by_refresh(world: World) -> None:
+    world.check()
+    world.pass_days(8)
+    with pytest.raises(TrustError, match=r"timestamp.json is expired.*refresh.*clock"):
+        world.check()
+    world.refresh()
+    assert not world.check().changed
+
+
+def test_a_device_asleep_for_two_years(world: World) -> None:
+    world.check()
+    for week in range(104):
+        world.pass_days(7)
+        if week % 10 == 9:
+            world.rotate("timestamp", "root")
+        if week % 25 == 24:
+            world.repository.renew(["root", "targets", "stable"], world.signers(*world.keys))
+        world.refresh()
+    world.release(letter="e")
+    found = world.check()
+    assert found.release.version == 2
+    assert found.changed
+
+
+def test_more_rotations_than_one_look_takes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.check()
+    monkeypatch.setattr(tufclient, "ROTATIONS", 4)
+    for _ in range(10):
+        world.rotate("timestamp", "root", old_too=False)
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            world.check()
+            break
+        except TrustError:
+            assert tries < 5
+    assert tries > 1
+
+
+@pytest.mark.parametrize("seconds", [-1e18, 0.0, 1e9])
+def test_a_clock_far_behind_is_lifted(world: World, seconds: float) -> None:
+    world.check()
+    world.device_time = seconds
+    world.pass_days(8)
+    # The signed time of the held timestamp is known: it is not yet expired then. The server
+    # is asked, and has nothing newer: a freeze that a clock of 1970 cannot see through.
+    world.check()
+    # With the image's build time the same look is refused.
+    with pytest.raises(TrustError, match="expired"):
+        world.check(build_time=int(world.time.timestamp()))
+    world.refresh()
+    world.check(build_time=int(world.time.timestamp()))
+
+
+def test_a_clock_of_1970_still_sees_old_targets_expire(tmp_path: Path) -> None:
+    world = World(tmp_path, expiry=Expiry(root=4000, targets=10, snapshot=4000, timestamp=4000))
+    world.add_channel()
+    world.release()
+    world.device_time = 0.0
+    world.check()
+    world.pass_days(20)
+    # The maker's tool would refuse to sign this; a careless or hostile one does not.
+    world.forge({"timestamp": lambda signed: stamp(signed, world.time)})
+    with pytest.raises(TrustError, match="targets is expired"):
+        world.check()
+
+
+def stamp(signed: Any, when: datetime) -> None:
+    """Sign a timestamp as of a time, valid for a week."""
+    signed.unrecognized_fields[tufclient.CREATED] = when.strftime(tufclient.TIME_FORMAT)
+    signed.expires = when + timedelta(days=7)
+
+
+@pytest.mark.parametrize("clock", [1e12, 1e300, 253_402_214_400.0, 5e9])
+def test_a_clock_once_far_ahead_leaves_no_trace(world: World, clock: float) -> None:
+    world.check()
+    world.device_time = clock
+    with pytest.raises(TrustError, match="the device's clock is wrong"):
+        world.check()
+    world.device_time = None
+    assert not world.check().changed
+
+
+def test_a_makers_clock_once_far_ahead_is_mended_by_a_new_timestamp_key(world: World) -> None:
+    world.check()
+    now, world.time = world.time, datetime(2090, 5, 5, tzinfo=UTC)
+    world.device_time = now.timestamp()
+    # Everything was signed on the machine with the wrong clock.
+    world.repository.renew(["root", "targets", "stable"], world.signers(*world.keys))
+    world.refresh()
+    assert not world.check().changed
+    assert "trust.time" in world.memory.values
+    world.time = now
+    world.repository.renew(["root", "targets", "stable"], world.signers(*world.keys))
+    world.refresh()
+    with pytest.raises(TrustError, match="2090"):
+        world.check()
+    world.rotate("timestamp")
+    world.check()
+    world.release(letter="b")
+    assert world.check().changed
+
+
+@pytest.mark.parametrize(
+    "value", [7, None, "yesterday", "9999-12-31T00:00:00Z", "2030-01-01", {"a": []}, "2" * 5000]
+)
+def test_odd_signed_times_are_ignored(world: World, value: object) -> None:
+    def odd(signed: Any) -> None:
+        signed.unrecognized_fields[tufclient.CREATED] = value
+
+    world.forge({"timestamp": odd})
+    world.check()
+    assert json.loads(world.memory.values["trust.time"])["seconds"] == 0
+
+
+def test_a_repository_without_signed_times_works(world: World) -> None:
+    world.forge({"timestamp": lambda signed: signed.unrecognized_fields.clear()})
+    world.check()
+    world.forge({"timestamp": lambda signed: signed.unrecognized_fields.clear()})
+    assert not world.check().changed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"keys": 1}', '{"keys": [], "seconds": "x"}', "[" * 10_000]
+)
+def test_broken_memory_counts_as_none(world: World, text: str) -> None:
+    world.check()
+    world.memory.values = dict.fromkeys(world.memory.values, text)
+    assert not world.check().changed
+
+
+# Damage of the cache
+
+
+def cache_files(world: World) -> list[Path]:
+    return sorted(path for path in world.cache.rglob("*") if path.is_file())
+
+
+def damages(data: bytes) -> Iterator[bytes]:
+    for length in (0, 1, len(data) // 2, len(data) - 1):
+        yield data[:length]
+    yield b"\0" * len(data)
+    yield b"\xff\xfe garbage"
+    yield b"[" * 100_000
+    yield b"x" * 2_000_000
+    yield data.replace(b"e", b"f")
+
+
+def test_every_cache_file_torn_at_several_points(world: World) -> None:
+    world.rotate("root")
+    world.check()
+    files = cache_files(world)
+    names = {path.name for path in files}
+    assert {"timestamp.json", "stable.json", "2.root.json", "etag.json", "release.json"} <= names
+    good = {path: path.read_bytes() for path in files}
+    for path in files:
+        for bad in damages(good[path]):
+            path.write_bytes(bad)
+            assert world.check().release.version == 1, (path, bad[:20])
+            # Mended as well as survived.
+            assert world.trust().load("stable").release.version == 1
+            restore(world, good)
+
+
+def restore(world: World, good: dict[Path, bytes]) -> None:
+    shutil.rmtree(world.cache)
+    for path, data in good.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sets = world.cache / "sets"
+    (world.cache / "current").symlink_to(f"sets/{next(sets.iterdir()).name}")
+
+
+def test_every_cache_file_and_directory_replaced_by_something_else(world: World) -> None:
+    world.rotate("root")
+    world.check()
+    good = {path: path.read_bytes() for path in cache_files(world)}
+    directories = [world.cache, *(path for path in world.cache.rglob("*") if path.is_dir())]
+    for path in [*good, *(path for path in directories if not path.is_symlink())]:
+        for kind in ("missing", "directory", "file", "dangling"):
+            restore(world, good)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if kind == "directory":
+                path.mkdir()
+                (path / "something").write_text("in it")
+            elif kind == "file":
+                path.write_text("garbage")
+            elif kind == "dangling":
+                path.symlink_to("/nowhere/at/all")
+            assert world.check().release.version == 1, (path, kind)
+            assert world.trust().load("stable").release.version == 1
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "file", "dangling"])
+def test_the_link_replaced_by_something_else(world: World, kind: str) -> None:
+    world.check()
+    link = world.cache / "current"
+    link.unlink()
+    if kind == "directory":
+        link.mkdir()
+        (link / "something").write_text("in it")
+    elif kind == "file":
+        link.write_text("garbage")
+    elif kind == "dangling":
+        link.symlink_to("sets/99")
+    assert world.check().release.version == 1
+    assert world.trust().load("stable").release.version == 1
+
+
+def test_a_cache_that_cannot_be_written_says_so(world: World) -> None:
+    world.cache.parent.mkdir()
+    world.cache.write_text("a file")
+    with pytest.raises(StateError, match="cannot be written"):
+        world.check(directory=world.cache / "below")
+
+
+def test_a_failed_look_keeps_the_old_set(world: World) -> None:
+    world.check()
+    world.release(letter="b")
+    world.server.missing.add(f"metadata/{world.metadata('snapshot').signed.version}.snapshot.json")
+    before = tree(world.cache)
+    with pytest.raises(NotFoundError):
+        world.check()
+    assert tree(world.cache) == before
+    assert world.trust().load("stable").release.version == 1
+    world.server.missing.clear()
+    assert world.check().release.version == 2
+
+
+def test_a_failed_look_keeps_new_roots(world: World) -> None:
+    world.check()
+    world.rotate("root")
+    world.release(letter="b")
+    world.server.missing.add(f"metadata/{world.metadata('snapshot').signed.version}.snapshot.json")
+    with pytest.raises(NotFoundError):
+        world.check()
+    assert (world.cache / "roots" / "2.root.json").exists()
+
+
+# What python-tuf has to go on offering
+
+
+def test_private_parts_of_python_tuf_that_are_used_are_there(world: World) -> None:
+    assert "_trusted_set" in inspect.getsource(Updater.__init__)
+    look = {
+        "root": world.root,
+        "held": tufclient.Held({}, {}, None),
+        "where": tufclient.Where(
+            "stable", "https://maker.example/metadata/", "https://maker.example/targets/"
+        ),
+        "fetch": lambda url, limit: world.server.get(url, limit, "").body,
+    }
+    valid = world.time + timedelta(days=1)
+    tufclient.look(**look, reference=valid, roots={})  # type: ignore[arg-type]
+    late = world.time + timedelta(days=100)
+    with pytest.raises(tufclient.ExpiredError):
+        tufclient.look(**look, reference=late, roots={})  # type: ignore[arg-type]
+
+
+def test_a_python_tuf_without_them_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Updater):
+        @property
+        def _trusted_set(self) -> Any:
+            return None
+
+        @_trusted_set.setter
+        def _trusted_set(self, value: object) -> None:
+            self.__dict__["renamed"] = value
+
+        def _persist_root(self, version: int, data: bytes) -> None:
+            pass
+
+        def _update_root_symlink(self) -> None:
+            pass
+
+    monkeypatch.setattr(tufclient, "Updater", Other)
+    with pytest.raises(TrustError):
+        world.check()
+
+
+def tree(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Return what a directory holds: names, modes and bytes."""
+    return {
+        str(one.relative_to(path)): (
+            one.lstat().st_mode,
+            one.read_bytes() if one.is_file() else b"",
+        )
+        for one in sorted(path.rglob("*"))
+    }
+
+
+def test_threshold_keys_of_ecdsa_work_too(tmp_path: Path) -> None:
+    from securesystemslib.signer import CryptoSigner
+
+    world = World(tmp_path)
+    world.keys["stable"] = [CryptoSigner.generate_ecdsa(), signer()]
+    keys = of(*world.keys["stable"], threshold=2)
+    world.repository.add_channel("stable", world.online("targets", "stable"), keys)
+    world.release()
+    assert world.check().release.version == 1
+    assert isinstance(world.trust(), Trust)
