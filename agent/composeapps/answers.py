@@ -12,7 +12,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -34,6 +34,10 @@ RAISED = (
     ValueError,
     OverflowError,
 )
+#: Answers that mean: there is no such thing.
+MISSING = frozenset({404, 410})
+#: Static servers that hide what they have (S3 without list permission) answer 403 for missing.
+STATIC_MISSING = MISSING | {403}
 #: Answers that may be others when asked again: time-out, too early, too many, server errors.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -112,23 +116,18 @@ class Answer:
         Raises:
             SourceError: the server broke off, is too slow, or sent more than the limit.
         """
-        try:
-            with wire.active(self._budget):
-                data = self._response.read1(amount)
-        except RAISED as error:
-            raise translate(error, self.url) from error
+        data = self._read(amount)
         self._seen += len(data)
-        self._complete = self._complete or not data
         if self._seen > self._request.limit:
             raise SourceError(f"{self.url}: more than the {self._request.limit} bytes allowed")
-        return bytes(data)
+        return data
 
     def body(self) -> bytes:
         """Return the whole body; raises as ``read`` does."""
-        parts = []
+        whole = bytearray()  # not a list: a server may send single bytes
         while part := self.read(64 * 1024):
-            parts.append(part)
-        return b"".join(parts)
+            whole += part
+        return bytes(whole)
 
     def length(self) -> int | None:
         """Return the ``Content-Length``, or None where there is no usable one."""
@@ -143,13 +142,17 @@ class Answer:
             else:
                 self._response.close()
 
-    def check(self, *accepted: int) -> None:
-        """Raise the error that fits the status, with what the server said, unless accepted."""
+    def check(self, *accepted: int, missing: Collection[int] = MISSING) -> None:
+        """Raise the error that fits the status, with what the server said, unless accepted.
+
+        Args:
+            missing: which of them mean that there is no such thing.
+        """
         status = self.status
         if status in accepted:
             return
         said = f"{self.url}: the server answers {status}{self._said()}"
-        if status in (404, 410):
+        if status in missing:
             raise NotFoundError(said)
         if status in TRANSIENT:
             raise TransientError(said, retry_after=self.retry_after())
@@ -168,16 +171,21 @@ class Answer:
                 seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
         return None if seconds is None else min(max(seconds, 0.0), self._budget.bounds.retry_after)
 
+    def _read(self, amount: int) -> bytes:
+        try:
+            with wire.active(self._budget):
+                data = self._response.read1(amount)
+        except RAISED as error:
+            raise translate(error, self.url) from error
+        self._complete = self._complete or not data
+        return bytes(data)
+
     def _said(self) -> str:
         """Return what a registry's error body says (distribution-spec, error codes)."""
-        if self._request.method == "HEAD":
-            return ""
-        text = b""
+        text = bytearray()
+        limit = 0 if self._request.method == "HEAD" else self._budget.bounds.error_bytes
         with suppress(SourceError):
-            while len(text) < self._budget.bounds.error_bytes:
-                part = self.read(self._budget.bounds.error_bytes)
-                if not part:
-                    break
+            while len(text) < limit and (part := self._read(limit - len(text))):
                 text += part
         try:
             error = json.loads(text)["errors"][0]

@@ -75,12 +75,12 @@ def read_file(path: Path, limit: int) -> bytes:
     """Return a regular file's bytes, at most ``limit``; raises NotFoundError or SourceError."""
     stream = FileStream(path, 0, threading.Event())
     try:
-        data = b""
+        data = bytearray()
         while part := stream.read(min(CHUNK, limit + 1 - len(data))):
             data += part
             if len(data) > limit:
                 raise SourceError(f"{path} has more than the {limit} bytes allowed")
-        return data
+        return bytes(data)
     finally:
         stream.close()
 

@@ -41,8 +41,8 @@ def _ignore(count: int) -> None:
 class Watch:
     """Who is told of a download, and who may stop it."""
 
-    #: Called with the bytes that were added to what is on disk; negative where a download had to
-    #: begin again. The sum over all calls is what is there.
+    #: Called with the bytes of the blob that are on disk now; fewer than before where a download
+    #: had to begin again.
     progress: Callable[[int], None] = _ignore
     #: Called with the bytes still to be written, before the first and every few MiB; it raises
     #: SpaceError where they do not fit.
@@ -108,7 +108,7 @@ class Part:
         except OSError as error:
             raise _disk_error(self.path, error) from error
         finally:
-            self._watch.progress(len(data) - len(view))
+            self._watch.progress(self.have)
 
     def restart(self) -> None:
         """Throw away what is there."""
@@ -116,8 +116,8 @@ class Part:
             os.ftruncate(self._file, 0)
         except OSError as error:
             raise _disk_error(self.path, error) from error
-        self._watch.progress(-self.have)
         self.have, self.origin, self._hasher = 0, None, hashlib.sha256()
+        self._watch.progress(0)
 
     def is_right(self) -> bool:
         """Say whether the bytes so far have the digest that the whole has to have."""

@@ -6,7 +6,7 @@ Content lies at ``blobs/sha256/<hex>`` (image-spec, image layout); manifests are
 from __future__ import annotations
 
 from composeapps import urls
-from composeapps.answers import Request, Tls
+from composeapps.answers import STATIC_MISSING, Request, Tls
 from composeapps.oci import hex_of
 from composeapps.places import Stream, Wanted
 from composeapps.transport import Transport, open_content, range_header
@@ -32,4 +32,4 @@ class WebLayout:
             deadline=wanted.deadline,
             stop=wanted.stop,
         )
-        return open_content(self._transport.send(request), wanted)
+        return open_content(self._transport.send(request), wanted, STATIC_MISSING)

@@ -9,27 +9,23 @@ What needs ``urllib3`` is imported when a Source is made, not with this module.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from composeapps import config, oci
+from composeapps import config, oci, urls
 from composeapps.bounds import CHUNK, Bounds, Stats
 from composeapps.download import Watch, download_blob
-from composeapps.errors import ConfigError, IntegrityError
+from composeapps.errors import IntegrityError
 from composeapps.pacing import Pace, RateLimiter, Round, download_all, persist
 from composeapps.places import Kind, Place, Wanted
 
 if TYPE_CHECKING:
     from composeapps.answers import Response
-
-#: RFC 9110, 8.8.3: an opaque quoted string; we keep short ones only.
-_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,256}"')
 
 
 class Source:
@@ -42,6 +38,7 @@ class Source:
             ConfigError: the source settings hold something that is no URL or path.
         """
         from composeapps.answers import Tls
+        from composeapps.look import Look
         from composeapps.transport import Transport
 
         own = settings.source
@@ -54,9 +51,11 @@ class Source:
         self._limiter = RateLimiter(own.rate)
         self._places: dict[str, list[Place]] = {}
         self._lock = threading.Lock()
-        #: URLs, without a slash at the end, of the TUF metadata and the target files; "" for none.
-        self.metadata = _location(own.metadata, own.url, "metadata")
-        self.targets = _location(own.targets, own.url, "targets")
+        self._running: list[threading.Event] = []
+        self._look = Look(own, self._tls, self._transport)
+        #: URLs or paths of the TUF metadata and of the target files.
+        self.metadata_url = _location(own.metadata, own.url, "metadata") or urls.UNSET
+        self.targets_url = _location(own.targets, own.url, "targets") or urls.UNSET
         self._layout = None
         if own.layout != "none":
             self._layout = self._layout_place(_location(own.layout, own.url, "oci"))
@@ -77,15 +76,18 @@ class Source:
             IntegrityError: what was found is wrong or larger than the limit, nobody else has it.
             SourceError: no place gave it; the text says what each one said.
         """
-        pace = Pace(self._settings.source.attempts, self._bounds)
         places = Round(f"{reference.name}@{digest}", self._places_for(reference.registry))
+        seconds = self._bounds.small_seconds(self._settings.source.timeout, limit)
+        with self._stoppable(threading.Event()) as stop:
 
-        def read_from(place: Place) -> bytes:
-            seconds = self._bounds.small_seconds(self._settings.source.timeout, limit)
-            deadline = time.monotonic() + seconds
-            return _read(place, Wanted(reference, digest, kind, limit, deadline=deadline))
+            def read_from(place: Place) -> bytes:
+                deadline = time.monotonic() + seconds
+                return _read(
+                    place, Wanted(reference, digest, kind, limit, deadline=deadline, stop=stop)
+                )
 
-        return persist(lambda: places.ask(read_from), pace)
+            pace = Pace(self._settings.source.attempts, self._bounds, stop)
+            return persist(lambda: places.ask(read_from), pace)
 
     def download(
         self,
@@ -101,7 +103,7 @@ class Source:
 
         Args:
             progress, space: see ``download.Watch``.
-            stop: ends it soon after it is set, with StoppedError.
+            stop: ends it soon after it is set, with StoppedError; ``cancel`` does so too.
 
         Returns:
             ``<ingest>/<hex>``: verified and durable.
@@ -112,25 +114,25 @@ class Source:
             StateError: the file system fails.
         """
         own = self._settings.source
-        watch = Watch(
-            **{name: value for name, value in (("progress", progress), ("space", space)) if value}
-        )
-        return download_blob(
-            self._places_for(reference.registry),
-            reference,
-            descriptor,
-            ingest,
-            pace=Pace(own.attempts, self._bounds, stop or threading.Event()),
-            limiter=self._limiter,
-            watch=watch,
-        )
+        told = {"progress": progress, "space": space}
+        watch = Watch(**{name: function for name, function in told.items() if function})
+        with self._stoppable(stop or threading.Event()) as event:
+            return download_blob(
+                self._places_for(reference.registry),
+                reference,
+                descriptor,
+                ingest,
+                pace=Pace(own.attempts, self._bounds, event),
+                limiter=self._limiter,
+                watch=watch,
+            )
 
     def download_all(
         self,
         blobs: Iterable[tuple[oci.Reference, oci.Descriptor]],
         ingest: Path,
         *,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[str, int], None] | None = None,
         space: Callable[[int], None] | None = None,
     ) -> dict[str, Path]:
         """Bring several blobs, ``source.parallel`` at once; each digest is brought once.
@@ -138,7 +140,7 @@ class Source:
         The first that fails for good stops the others; what they brought stays for the next run.
 
         Args:
-            progress: as in ``download``; called from several threads, one at a time.
+            progress: called with a digest and what ``download`` says of it, from several threads.
             space: as in ``download``, with the missing bytes of one blob.
 
         Returns:
@@ -147,49 +149,44 @@ class Source:
         Raises:
             ComposeAppsError: what ``download`` raised.
         """
-        lock = threading.Lock()
-
-        def tell(count: int) -> None:
-            with lock:
-                if progress:
-                    progress(count)
-
         unique = {descriptor.digest: (ref, descriptor) for ref, descriptor in blobs}
         jobs = [
-            partial(self._download_job, reference, descriptor, ingest, tell, space)
+            partial(
+                self._download_job,
+                reference,
+                descriptor,
+                ingest,
+                partial(progress, descriptor.digest) if progress else None,
+                space,
+            )
             for reference, descriptor in unique.values()
         ]
         paths = download_all(jobs, self._settings.source.parallel)
         return dict(zip(unique, paths, strict=True))
 
-    def get(
-        self, url: str, limit: int, *, etag: str | None = None, seconds: float | None = None
-    ) -> Response:
+    def cancel(self) -> None:
+        """End all downloads and reads that are under way in other threads, with StoppedError."""
+        with self._lock:
+            for event in self._running:
+                event.set()
+
+    def get(self, url: str, limit: int, etag: str = "") -> Response:
         """Return a small file, such as TUF metadata, that nobody has verified yet.
+
+        All files of one look together are bounded by ``source.check_timeout`` and
+        ``source.check_bytes``; a look ends when nothing was asked for that time.
 
         Args:
             url: http, https or file URL, or an absolute path.
             limit: bytes.
             etag: of an earlier response; the status is 304 and the body empty if nothing changed.
-            seconds: all tries together; ``source.check_timeout`` by default.
 
         Raises:
-            NotFoundError: the server answered that there is no such file.
+            NotFoundError: the server answered that there is no such file (403, 404 or 410).
             SourceError: no usable answer.
+            ConfigError: no source is set, or it cannot be used.
         """
-        from composeapps.answers import Response
-
-        path = _local_path(url)
-        if path is not None:
-            from composeapps.directory import read_file
-
-            body = read_file(path, limit)
-            own = f'"{oci.digest_of(body)}"'
-            return Response(304, {}, b"", own) if etag == own else Response(200, {}, body, own)
-        allowed = self._settings.source.check_timeout if seconds is None else seconds
-        deadline = time.monotonic() + allowed
-        pace = Pace(self._settings.source.attempts, self._bounds, deadline=deadline)
-        return persist(lambda: self._get_once(url, limit, etag, deadline), pace)
+        return self._look.get(url, limit, etag)
 
     def resolve_tag(self, reference: oci.Reference) -> oci.Descriptor:
         """Return what a tag names now, as its registry itself says; for the publisher only.
@@ -209,35 +206,28 @@ class Source:
         """Close idle connections."""
         self._transport.close()
 
+    @contextmanager
+    def _stoppable(self, stop: threading.Event) -> Iterator[threading.Event]:
+        with self._lock:
+            self._running.append(stop)
+        try:
+            yield stop
+        finally:
+            with self._lock:
+                self._running.remove(stop)
+
     def _download_job(
         self,
         reference: oci.Reference,
         descriptor: oci.Descriptor,
         ingest: Path,
-        progress: Callable[[int], None],
+        progress: Callable[[int], None] | None,
         space: Callable[[int], None] | None,
         stop: threading.Event,
     ) -> Path:
         return self.download(
             reference, descriptor, ingest, progress=progress, space=space, stop=stop
         )
-
-    def _get_once(self, url: str, limit: int, etag: str | None, deadline: float) -> Response:
-        from composeapps.answers import Request, Response
-
-        known = etag if etag and _ETAG.fullmatch(etag) else ""
-        seconds = self._bounds.small_seconds(self._settings.source.timeout, limit)
-        request = Request(
-            url,
-            limit,
-            headers={"If-None-Match": known} if known else {},
-            tls=self._tls,
-            deadline=min(deadline, time.monotonic() + seconds),
-        )
-        answer = self._transport.fetch(request, *((200, 304) if known else (200,)))
-        given = answer.headers.get("etag", "").strip()
-        new = given if _ETAG.fullmatch(given) else ""
-        return Response(answer.status, answer.headers, answer.body, new)
 
     def _places_for(self, registry: str) -> list[Place]:
         from composeapps.registry import mirror_clients, registry_client
@@ -256,7 +246,7 @@ class Source:
 
         if not location:
             return None
-        path = _local_path(location)
+        path = urls.local_path(location)
         if path is not None:
             return DirectoryLayout(path)
         return WebLayout(location, self._tls, self._transport)
@@ -265,16 +255,16 @@ class Source:
 def _read(place: Place, wanted: Wanted) -> bytes:
     stream = place.open(wanted)
     try:
-        data = b""
+        data = bytearray()
         while part := stream.read(CHUNK):
             data += part
             if len(data) > wanted.limit:
                 raise IntegrityError(f"{place.name}: more than {wanted.limit} bytes")
     finally:
         stream.close()
-    if oci.digest_of(data) != wanted.digest:
+    if oci.digest_of(bytes(data)) != wanted.digest:
         raise IntegrityError(f"{place.name}: the bytes do not have digest {wanted.digest}")
-    return data
+    return bytes(data)
 
 
 def _location(value: str, url: str, name: str) -> str:
@@ -282,20 +272,6 @@ def _location(value: str, url: str, name: str) -> str:
     if not value and not url:
         return ""
     location = value.rstrip("/") if value else f"{url.rstrip('/')}/{name}"
-    if _local_path(location) is None:
-        from composeapps import urls
-
+    if urls.local_path(location) is None:
         urls.base(location)
     return location
-
-
-def _local_path(url: str) -> Path | None:
-    """Return the path that a file URL or an absolute path names, None for other URLs."""
-    if url.startswith("/"):
-        return Path(url)
-    if not url.lower().startswith("file:"):
-        return None
-    path = unquote(url[5:].removeprefix("//localhost").removeprefix("//"))
-    if not path.startswith("/") or "\0" in path:
-        raise ConfigError(f"not a usable file URL: {url[:200]!r}; write it like file:///path")
-    return Path(path)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import urllib3
 import urllib3.exceptions
 
 from composeapps import __version__, urls, wire
-from composeapps.answers import RAISED, Answer, Request, Response, Tls, translate
+from composeapps.answers import MISSING, RAISED, Answer, Request, Response, Tls, translate
 from composeapps.bounds import Bounds, Stats
 from composeapps.errors import ConfigError, IntegrityError, SourceError
 from composeapps.places import Wanted
@@ -76,14 +76,16 @@ class Transport:
             url = urls.redirect(url, answer.headers.get("location", ""))
         raise SourceError(f"{request.url}: more than {self.bounds.redirects} redirects")
 
-    def fetch(self, request: Request, *accepted: int) -> Response:
+    def fetch(
+        self, request: Request, *accepted: int, missing: Collection[int] = MISSING
+    ) -> Response:
         """Send a request and read its whole answer, which has to have an accepted status.
 
         Raises:
             SourceError: as ``send``, ``Answer.check`` and ``Answer.read``.
         """
         with self.send(request) as answer:
-            answer.check(*accepted)
+            answer.check(*accepted, missing=missing)
             return Response(answer.status, answer.headers, answer.body())
 
     def close(self) -> None:
@@ -173,14 +175,14 @@ class Transport:
 class BodyStream:
     """The body of an answer as content; what it holds is for the reader to judge."""
 
-    def __init__(self, answer: Answer, wanted: Wanted) -> None:
+    def __init__(self, answer: Answer, wanted: Wanted, missing: Collection[int]) -> None:
         """Judge status, range and length against what was wanted.
 
         Raises:
             SourceError: the status is an error, or the range is not the one asked for.
             IntegrityError: the length alone says that it is other content.
         """
-        answer.check(200, 206)
+        answer.check(200, 206, missing=missing)
         self.offset = _range_start(answer, wanted) if answer.status == 206 else 0
         self._answer = answer
         length, expected = answer.length(), wanted.limit - self.offset
@@ -196,10 +198,10 @@ class BodyStream:
         self._answer.close()
 
 
-def open_content(answer: Answer, wanted: Wanted) -> BodyStream:
+def open_content(answer: Answer, wanted: Wanted, missing: Collection[int] = MISSING) -> BodyStream:
     """Return the stream of an answer, or close it and raise as ``BodyStream`` does."""
     try:
-        return BodyStream(answer, wanted)
+        return BodyStream(answer, wanted, missing)
     except (SourceError, IntegrityError):
         answer.close()
         raise

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from composeapps.errors import ConfigError, SourceError
@@ -18,6 +19,8 @@ from composeapps.errors import ConfigError, SourceError
 #: Characters; upload locations and signed URLs are long, but not longer.
 LENGTH = 8192
 PORTS = {"http": 80, "https": 443}
+#: What stands for a URL that the settings do not give.
+UNSET = "unset:/"
 
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\]")
 _VISIBLE = re.compile(r"[\x21\x23-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e%]*")
@@ -69,6 +72,24 @@ def base(url: str) -> str:
     return url.rstrip("/")
 
 
+def local_path(url: str) -> Path | None:
+    """Return the path that a file URL or an absolute path names, None for other URLs.
+
+    Raises:
+        ConfigError: a file URL that names another machine, or no absolute path.
+    """
+    if url.startswith("/"):
+        return Path(url)
+    if not url.lower().startswith("file:"):
+        return None
+    path = unquote(url[5:].removeprefix("//localhost").removeprefix("//"))
+    if not path.startswith("/") or "\0" in path:
+        raise ConfigError(
+            f"not a usable file URL: {printable(url, 200)!r}; write it like file:///path"
+        )
+    return Path(path)
+
+
 def redirect(url: str, location: str) -> str:
     """Return where a redirect leads.
 
@@ -78,8 +99,11 @@ def redirect(url: str, location: str) -> str:
     Raises:
         SourceError: it leaves the scheme, host or port of ``url``, or is no URL.
     """
+    path, _, _ = location.strip(" ").partition("#")
     try:
-        target = urljoin(url, location.strip()).partition("#")[0]
+        if not path or not _VISIBLE.fullmatch(path):  # urljoin drops control characters
+            raise ConfigError("no URL")
+        target = urljoin(url, path)
         leaves = origin(target) != origin(url)
     except (ConfigError, ValueError) as error:
         raise SourceError(f"{url} redirects to something that is not a usable URL") from error
@@ -114,11 +138,12 @@ def is_local_name(host: str) -> bool:
 
 
 def related(host: str, other: str) -> bool:
-    """Say whether two hosts are one, or lie below the same domain of two labels."""
+    """Say whether two hosts are one, or names below the same domain of two labels."""
     if host == other:
         return True
     names = [name.rstrip(".").split(".") for name in (host, other)]
-    if any(len(name) < 2 or is_local_name(".".join(name)) for name in names):
+    # A domain's last label is never all digits (RFC 3696, 2); an address has no domain.
+    if any(len(name) < 2 or name[-1].isdigit() or "[" in name[0] for name in names):
         return False
     return names[0][-2:] == names[1][-2:]
 

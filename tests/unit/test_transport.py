@@ -1,0 +1,481 @@
+"""HTTP against real servers that lie, stall, flood, redirect and break off in every way."""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from certificates import Authority
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import HOST, Asked, HttpServer, Proxy, RawServer, Reply, StaticServer, Wire
+
+from composeapps.answers import Request, Response, Tls
+from composeapps.bounds import Bounds, StoppedError
+from composeapps.errors import ConfigError, NotFoundError, SourceError, TransientError
+from composeapps.transport import Transport
+
+#: Not a name, so that no name server is asked.
+UNKNOWN = "x" * 64 + ".test"
+QUICK = Bounds(window=1.0, minimum_rate=1000, retry_after=7.0)
+
+
+def transport(timeout: float = 1.0, bounds: Bounds = QUICK, **environment: str) -> Transport:
+    return Transport(timeout, bounds=bounds, environment=environment)
+
+
+def get(url: str, limit: int = 100_000, timeout: float = 1.0, **more: object) -> Response:
+    return transport(timeout).fetch(replace(Request(url, limit), **more), 200)  # type: ignore[arg-type]
+
+
+def replying(head: str, body: bytes = b"") -> Callable[[Wire], None]:
+    """Return a script that answers one request with bytes as they are."""
+
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send(head.replace("\n", "\r\n") + "\r\n")
+        wire.send(body)
+
+    return script
+
+
+OK = "HTTP/1.1 200 ok\n"
+
+
+def test_a_plain_answer_and_what_was_sent() -> None:
+    with StaticServer({"/a": b"hello"}) as server:
+        client = transport()
+        answer = client.fetch(Request(f"{server.url}/a", 5), 200)
+        assert (answer.status, answer.body) == (200, b"hello")
+        asked = server.requests[0]
+        assert asked.headers["user-agent"].startswith("composeapps/")
+        assert asked.headers["accept-encoding"] == "identity"
+        assert "cookie" not in asked.headers
+        assert client.stats.requests == client.stats.connections == 1
+        assert client.stats.received > 5
+        assert client.stats.sent > 30
+
+
+def test_connections_are_used_again() -> None:
+    with StaticServer({"/a": b"hello"}) as server:
+        client = transport()
+        for _ in range(3):
+            client.fetch(Request(f"{server.url}/a", 5), 200)
+            with pytest.raises(NotFoundError):
+                client.fetch(Request(f"{server.url}/b", 5), 200)
+            client.fetch(Request(f"{server.url}/a", 5, method="HEAD"), 200)
+        assert server.connections == 1
+        assert client.stats.requests == 9
+
+
+def test_no_cookies() -> None:
+    with HttpServer(lambda _: Reply(headers={"Set-Cookie": "a=b"})) as server:
+        client = transport()
+        client.fetch(Request(server.url, 5), 200)
+        client.fetch(Request(server.url, 5), 200)
+        assert all("cookie" not in asked.headers for asked in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (replying(OK + "Content-Length: 50\n", b"x" * 50), "more than the 20 bytes"),
+        (replying(OK, b"x" * 50), "more than the 20 bytes"),
+        (replying(OK + "Content-Length: 10\n", b"x" * 5), "IncompleteRead|5 more expected"),
+        (replying(OK + "Transfer-Encoding: chunked\n", b"5\r\nhel"), "IncompleteRead|incomplete"),
+        (replying(OK + "Transfer-Encoding: chunked\n", b"zz\r\n"), "chunk|literal|Incomplete"),
+        (replying(OK + "Transfer-Encoding: chunked\n", b"-5\r\n"), "answer|more|Incomplete|chunk"),
+        (replying(OK + "Transfer-Encoding: chunked\n", b"f" * 70000), "line|chunk|long"),
+        (replying(OK + "Content-Encoding: gzip\nContent-Length: 1\n", b"x"), "encoded"),
+        (replying(OK + "Content-Encoding: gzip, identity\nContent-Length: 1\n", b"x"), "encoded"),
+        (replying("not http at all\n"), "not http"),
+        (replying("HTTP/1.1 abc\n"), "abc"),
+        (replying("HTTP/1.1 99999 x\n"), "99999"),
+        (replying("HTTP/1.1 700 x\n"), "makes no sense"),
+        (replying("HTTP/1.1 103 x\n"), "makes no sense"),
+        (replying("HTTP/1.1 304 x\n"), "answers 304"),
+        (replying("HTTP/1.1 206 x\nContent-Range: bytes 0-1/2\n"), "answers 206"),
+        (lambda wire: wire.reset(), "reset|aborted"),
+        (lambda wire: None, "without response|aborted|reset"),
+        (replying(OK + "X: " + "y" * 100_000 + "\n"), "larger than allowed|line"),
+        (replying(OK + "X: y\n" * 500), "headers"),
+        (replying(OK + ("X" * 500 + ": y\n") * 90 * 3), "larger than allowed|headers"),
+    ],
+)
+def test_a_bad_answer_is_a_source_error(script: Callable[[Wire], None], words: str) -> None:
+    with RawServer(script) as server, pytest.raises(SourceError, match=words) as caught:
+        get(server.url, limit=20)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert len(text) < 500
+
+
+def flood(wire: Wire) -> None:
+    wire.request()
+    wire.send(OK.replace("\n", "\r\n") + "\r\n")
+    while True:
+        wire.send(b"x" * 65536)
+
+
+def test_an_endless_body_is_cut() -> None:
+    with RawServer(flood) as server:
+        client = transport()
+        with pytest.raises(SourceError, match="more than the 100000"):
+            client.fetch(Request(server.url, 100_000), 200)
+        assert client.stats.received < 100_000 + 400_000
+
+
+def test_endless_headers_are_cut() -> None:
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send("HTTP/1.1 200 ok\r\n")
+        while True:
+            wire.send("X-Long: " + "y" * 60_000 + "\r\n")
+
+    with RawServer(script) as server:
+        client = transport()
+        with pytest.raises(SourceError, match="headers are larger than allowed"):
+            client.fetch(Request(server.url, 100), 200)
+        assert client.stats.received < 100_000
+
+
+def test_endless_continue_answers_are_cut() -> None:
+    def script(wire: Wire) -> None:
+        wire.request()
+        while True:
+            wire.send("HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    with RawServer(script) as server, pytest.raises(SourceError, match="larger than allowed"):
+        get(server.url)
+
+
+def test_endless_trailers_are_cut() -> None:
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send("HTTP/1.1 200 ok\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        while True:
+            wire.send("X: y\r\n" * 1000)
+
+    with RawServer(script) as server, pytest.raises(SourceError, match="larger than allowed"):
+        get(server.url)
+
+
+def drip(*, before: bytes, pause: float = 0.1) -> Callable[[Wire], None]:
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send(before)
+        while True:
+            wire.send(b"x")
+            time.sleep(pause)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b"", b"HTTP/1.1 200 ok\r\nX-Slow: ", b"HTTP/1.1 200 ok\r\nContent-Length: 99999\r\n\r\n"],
+)
+def test_a_slow_drip_ends_by_the_minimum_rate(before: bytes) -> None:
+    with RawServer(drip(before=before)) as server:
+        begun = time.monotonic()
+        with pytest.raises(TransientError, match="slower than 1000 bytes per second"):
+            get(server.url)
+        assert 0.9 < time.monotonic() - begun < 3
+
+
+def test_a_drip_above_the_minimum_rate_ends_by_the_deadline() -> None:
+    with RawServer(drip(before=b"HTTP/1.1 200 ok\r\n\r\n", pause=0.0001)) as server:
+        client = transport(bounds=replace(QUICK, minimum_rate=1))
+        begun = time.monotonic()
+        with pytest.raises(TransientError, match="longer than the whole look may"):
+            client.fetch(Request(server.url, 10_000_000, deadline=begun + 1), 200)
+        assert time.monotonic() - begun < 2
+
+
+def test_a_silent_server_ends_by_the_read_timeout() -> None:
+    with RawServer(lambda wire: time.sleep(10)) as server:
+        begun = time.monotonic()
+        with pytest.raises(TransientError, match="sent nothing for 1 s"):
+            transport(bounds=Bounds()).fetch(Request(server.url, 10), 200)
+        assert 0.9 < time.monotonic() - begun < 2.5
+
+
+def test_a_server_that_reads_nothing_ends_by_the_timeout() -> None:
+    with RawServer(lambda wire: time.sleep(10)) as server:
+        body = b"x" * 20_000_000
+        with pytest.raises(TransientError, match="in time"):
+            get(server.url, method="PUT", body=body)
+
+
+def test_a_silent_tls_server_ends_by_the_timeout() -> None:
+    with RawServer(lambda wire: time.sleep(10)) as server:
+        begun = time.monotonic()
+        with pytest.raises(TransientError, match="in time"):
+            get(server.url.replace("http", "https"))
+        assert time.monotonic() - begun < 2.5
+
+
+def test_stop_ends_a_read_soon() -> None:
+    stop = threading.Event()
+    with RawServer(lambda wire: time.sleep(20)) as server:
+        threading.Timer(0.3, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(StoppedError):
+            get(server.url, timeout=15, stop=stop)
+        assert time.monotonic() - begun < 2
+
+
+def test_nobody_listens_and_nobody_is_called_that() -> None:
+    with RawServer(flood) as server:
+        url = server.url
+    with pytest.raises(TransientError, match=r"cannot connect to 127\.0\.0\.1:.*refused"):
+        get(url)
+    with pytest.raises(TransientError, match="no address for"):
+        get(f"http://{UNKNOWN}/")
+
+
+# Redirects
+
+
+def test_redirects_on_the_same_origin_are_followed_with_the_login() -> None:
+    def answer(asked: Asked) -> Reply:
+        step = int(asked.target.strip("/"))
+        return Reply(body=b"end") if step == 3 else Reply(302, b"go", {"Location": f"/{step + 1}"})
+
+    with HttpServer(answer) as server:
+        response = get(f"{server.url}/0", headers={"Authorization": "Basic x"})
+        assert response.body == b"end"
+        assert [a.headers.get("authorization") for a in server.requests] == ["Basic x"] * 4
+
+
+def test_a_redirect_loop_ends() -> None:
+    with HttpServer(lambda _: Reply(301, b"", {"Location": "/again"})) as server:
+        with pytest.raises(SourceError, match="more than 3 redirects"):
+            get(server.url)
+        assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_port_of_the_device_is_not_followed(status: int) -> None:
+    with StaticServer({"/secret": b"x"}) as victim:
+        reply = Reply(status, b"", {"Location": f"{victim.url}/secret"})
+        with HttpServer(lambda _: reply) as server, pytest.raises(SourceError, match="mirror"):
+            get(server.url)
+        assert victim.connections == 0
+
+
+def test_a_redirect_of_an_upload_is_not_followed() -> None:
+    with HttpServer(lambda _: Reply(307, b"", {"Location": "/x"})) as server:
+        with pytest.raises(SourceError, match="redirect of PUT"):
+            get(server.url, method="PUT", body=b"x")
+        assert len(server.requests) == 1
+
+
+# Statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFoundError), (410, NotFoundError), (400, SourceError), (401, SourceError),
+     (403, SourceError), (408, TransientError), (429, TransientError), (500, TransientError),
+     (503, TransientError), (501, SourceError)],
+)  # fmt: skip
+def test_statuses(status: int, kind: type[SourceError]) -> None:
+    body = b'{"errors": [{"code": "NOPE", "message": "go\\u001b[31m away"}]}'
+    with HttpServer(lambda _: Reply(status, body)) as server, pytest.raises(SourceError) as caught:
+        get(server.url, limit=1)
+    assert type(caught.value) is kind
+    assert "(NOPE go?[31m away)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"errors": 1}', b'{"errors": [1]}', b"[" * 9000, b"\xff" * 99]
+)
+def test_error_bodies_of_any_kind(body: bytes) -> None:
+    with HttpServer(lambda _: Reply(500, body)) as server, pytest.raises(TransientError):
+        get(server.url)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3", 3.0), ("0", 0.0), ("999999999", 7.0), ("9" * 5000, 7.0), ("-5", None), ("soon", None),
+     ("", None), ("1e9", None), ("²", None), ("Fri, 31 Dec 9999 23:59:59 GMT", 7.0),
+     ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("Fri, 99 Foo 99999 1:1:1 GMT", None),
+     (email.utils.formatdate(time.time() + 3600, usegmt=True), 7.0)],
+)  # fmt: skip
+def test_retry_after_is_capped(text: str, seconds: float | None) -> None:
+    reply = Reply(429, b"", {"Retry-After": text})
+    with HttpServer(lambda _: reply) as server, pytest.raises(TransientError) as caught:
+        get(server.url)
+    assert caught.value.retry_after == seconds
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def secure(authority: Authority, *names: str, clients: bool = False) -> StaticServer:
+    context = authority.server_context(authority.issue(*names), clients=clients)
+    return StaticServer({"/a": b"hello"}, context=context)
+
+
+def test_tls_with_the_right_authority(authority: Authority) -> None:
+    with secure(authority, HOST) as server:
+        client = transport()
+        request = Request(f"{server.url}/a", 5, tls=Tls(ca=str(authority.path)))
+        assert client.fetch(request, 200).body == b"hello"
+        assert client.fetch(request, 200).body == b"hello"
+        assert server.connections == 1
+
+
+def test_tls_drip_is_bounded_too(authority: Authority) -> None:
+    context = authority.server_context(authority.issue(HOST))
+    with RawServer(drip(before=b"HTTP/1.1 200 ok\r\n\r\n"), context=context) as server:
+        begun = time.monotonic()
+        with pytest.raises(TransientError, match="slower than"):
+            get(server.url, tls=Tls(ca=str(authority.path)))
+        assert time.monotonic() - begun < 3
+
+
+def test_tls_that_is_not_to_be_trusted(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "other authority")
+    with secure(authority, HOST) as server:
+        for tls in (Tls(), Tls(ca=str(other.path))):
+            with pytest.raises(SourceError, match=r"not accepted.*ca setting") as caught:
+                get(server.url, tls=tls)
+            assert not isinstance(caught.value, TransientError)
+        assert server.requests == []
+    with secure(authority, "other.example", "127.0.0.2") as server:
+        with pytest.raises(SourceError, match="certificate is not accepted"):
+            get(server.url, tls=Tls(ca=str(authority.path)))
+        assert server.requests == []
+    late = authority.server_context(authority.issue(HOST, days=(-9, -1)))
+    with (
+        StaticServer({}, context=late) as server,
+        pytest.raises(SourceError, match=r"expired.*clock"),
+    ):
+        get(server.url, tls=Tls(ca=str(authority.path)))
+
+
+def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
+    mine = authority.issue("device-1", client=True)
+    foreign = Authority(tmp_path, "other authority").issue("device-1", client=True)
+    ca = str(authority.path)
+    with secure(authority, HOST, clients=True) as server:
+        tls = Tls(ca, str(mine.certificate), str(mine.key))
+        assert get(f"{server.url}/a", tls=tls).body == b"hello"
+        for bad in (Tls(ca), Tls(ca, str(foreign.certificate), str(foreign.key))):
+            with pytest.raises(SourceError):
+                get(f"{server.url}/a", tls=bad)
+        assert len(server.requests) == 1
+
+
+def test_tls_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("garbage")
+    ca, bad = str(authority.path), str(garbage)
+    for tls in (Tls("/nowhere.pem"), Tls(bad), Tls(ca, bad), Tls(ca, ca), Tls(ca, ca, "/nowhere")):
+        with pytest.raises(ConfigError, match="TLS files of the settings"):
+            get("https://127.0.0.1:1/", tls=tls)
+
+
+# Proxies: only the proxy knows the host names, so an answer proves that it was asked.
+
+
+def test_http_goes_through_the_proxy() -> None:
+    with StaticServer({"/a": b"hello"}) as server:
+        names = {"origin.test": server.port}
+        with Proxy(names, login="me:a@b") as proxy:
+            client = transport(http_proxy=f"http://me:a%40b@{proxy.netloc}")
+            assert client.fetch(Request("http://origin.test/a", 5), 200).body == b"hello"
+            assert proxy.requests[0].target == "http://origin.test/a"
+        assert "proxy-authorization" not in server.requests[0].headers
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(authority: Authority) -> None:
+    tls = Tls(ca=str(authority.path))
+    with secure(authority, "origin.test") as server:
+        with Proxy({"origin.test": server.port}, login="me:pw") as proxy:
+            client = transport(HTTPS_PROXY=f"me:pw@{proxy.netloc}")
+            request = Request("https://origin.test/a", 5, tls=tls)
+            assert client.fetch(request, 200).body == b"hello"
+            assert proxy.requests[0].method == "CONNECT"
+            assert "proxy-authorization" not in server.requests[0].headers
+        with Proxy({"origin.test": server.port}, login="me:pw") as proxy:
+            client = transport(https_proxy=proxy.url)
+            with pytest.raises(TransientError, match="407"):
+                client.fetch(Request("https://origin.test/a", 5, tls=tls), 200)
+
+
+def test_no_proxy_and_this_machine_are_asked_directly() -> None:
+    with StaticServer({"/a": b"hello"}) as server:
+        dead = "http://127.0.0.1:9"
+        assert transport(http_proxy=dead).fetch(Request(f"{server.url}/a", 5), 200).status == 200
+        client = transport(http_proxy=dead, no_proxy=UNKNOWN)
+        with pytest.raises(TransientError, match="no address for"):
+            client.fetch(Request(f"http://{UNKNOWN}/a", 5), 200)
+
+
+def test_a_proxy_that_floods_its_headers_is_cut() -> None:
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send("HTTP/1.1 200 ok\r\n")
+        while True:
+            wire.send("X: y\r\n" * 1000)
+
+    with RawServer(script) as proxy, pytest.raises(SourceError):
+        transport(https_proxy=proxy.url).fetch(Request("https://origin.test/", 5), 200)
+
+
+def test_a_proxy_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(ConfigError, match="proxy in the environment"):
+        transport(http_proxy="socks5://x:1").fetch(Request("http://origin.test/", 5), 200)
+
+
+# Whatever bytes come
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"HTTP/1.1 ", b"200", b"404", b" ok\r\n", b"\r\n", b"Content-Length: ", b"-1", b"5",
+             b"99999999999999999999", b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: br",
+             b"\r\n", b"Location: ", b"/", b"http://[", b"\xff\xfe", b"\x00", b"hello", b": ",
+             b"0\r\n\r\n", b"ffffffffffffffffffffffff\r\n", b"HTTP/0.9 ", b"\n", b" ",
+             b"Retry-After: "]
+        )
+        | st.binary(max_size=20),
+        max_size=20,
+    )
+)  # fmt: skip
+def test_any_bytes_give_an_answer_or_a_source_error(pieces: list[bytes]) -> None:
+    def script(wire: Wire) -> None:
+        wire.request()
+        wire.send(b"".join(pieces))
+
+    with RawServer(script) as server:
+        try:
+            get(server.url, limit=10)
+        except SourceError as error:
+            assert str(error).isprintable()
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=200))
+def test_any_bytes_after_good_headers(data: bytes) -> None:
+    for head in (OK + "Transfer-Encoding: chunked\n", OK + "Content-Length: 7\n", OK):
+        with RawServer(replying(head, data)) as server:
+            try:
+                assert len(get(server.url, limit=50).body) <= 50
+            except SourceError as error:
+                assert str(error).isprintable()
