@@ -16,10 +16,11 @@ from typing import BinaryIO
 from composeapps import artifact, copies, durable, images, policy, projectdir
 from composeapps.compose import Compose, Project, images_of
 from composeapps.device import Device
-from composeapps.errors import IntegrityError, SpaceError
+from composeapps.errors import ConfigError, IntegrityError, SpaceError
 from composeapps.images import Image, Layer
 from composeapps.oci import MANIFEST_LIMIT, Descriptor, Reference, hex_of
 from composeapps.policy import Policy
+from composeapps.process import ProcessError
 from composeapps.release import LIMIT, Release
 
 
@@ -152,7 +153,10 @@ def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:
             (temporary / copies.MANIFEST).write_bytes(manifest)
     compose = Compose(device.settings.engine)
     project = Project.unpacked(name, parsed, root)
-    model = compose.config(project, every_profile=True)
+    try:
+        model = compose.config(project, every_profile=True)
+    except ProcessError as error:
+        raise ConfigError(f"{what}: Compose cannot read its files: {error}") from error
     wishes = policy.parse(model, what)
     project = Project.unpacked(name, parsed, root, profiles=wishes.profiles)
     walked = [

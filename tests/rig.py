@@ -1,0 +1,83 @@
+"""A device in the testbed that follows a small world, driven by its real command line."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from testbed import SETTINGS, Testbed
+from world import World
+
+STORE = "/var/lib/composeapps/store"
+LAYERS = "/run/composeapps/layers"
+
+
+class Rig:
+    """One testbed, one world."""
+
+    def __init__(self, bed: Testbed, settings: str = "") -> None:
+        self.bed = bed
+        self.world = World(bed.work)
+        (bed.share / "root.json").write_bytes(self.world.root)
+        self.configure(settings)
+
+    def configure(self, settings: str = "", source: str = "/run/work/site") -> None:
+        """Write the device's settings, TOML after what every test needs."""
+        text = f'{SETTINGS}\n[source]\nurl = "{source}"\nattempts = 1\n{settings}'
+        (self.bed.etc / "composeapps.toml").write_text(text)
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run a verb, which has to end with ``code``; return its standard output."""
+        done = self.bed.run("composeapps", *arguments, check=False)
+        said = f"composeapps {' '.join(arguments)} ended with {done.returncode}, not {code}"
+        assert done.returncode == code, f"{said}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Run a verb with --json and return what it printed."""
+        return json.loads(self.run(*arguments, "--json", code=code))
+
+    def update(self, apps: dict[str, str], code: int = 0) -> int:
+        """Sign a release and update to it; return its version."""
+        version = self.world.release(apps)
+        self.run("update", code=code)
+        return version
+
+    @contextmanager
+    def offline(self) -> Iterator[None]:
+        """Take the site away for a while."""
+        away = self.world.site.with_name("site.away")
+        self.world.site.rename(away)
+        try:
+            yield
+        finally:
+            away.rename(self.world.site)
+
+    def log(self, app: str = "a") -> list[str]:
+        """Return the lines that an app's service has written to its volume."""
+        path = self.bed.path(f"/var/lib/docker/volumes/{app}_data/_data/log")
+        return path.read_text().split()
+
+    def version(self) -> int:
+        """Return the version of the current release."""
+        return int(self.json("status")["current"]["version"])
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return kind and body of every event, oldest first, from the state file itself."""
+        database = sqlite3.connect(":memory:")
+        database.deserialize(self.bed.path("/var/lib/composeapps/state.db").read_bytes())
+        rows = database.execute("SELECT kind, body FROM event ORDER BY rowid").fetchall()
+        database.close()
+        return [(kind, json.loads(body)) for kind, body in rows]
+
+    def layer_files(self) -> list[Path]:
+        """Return the sealed layers of the data store."""
+        return sorted(self.bed.path(f"{STORE}/layers").glob("*.erofs"))
+
+    def mounted(self) -> int:
+        """Return how many sealed layers are mounted."""
+        return self.bed.run("cat", "/proc/self/mountinfo").stdout.count(f" {LAYERS}/")
