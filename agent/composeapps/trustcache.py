@@ -132,9 +132,13 @@ def export(
     """
     durable.make_dir(directory, 0o755)
     with durable.new_directory(directory / "roots", 0o755) as temporary:
+        temporary.chmod(0o755)
         for version, data in sorted(roots.items()):
-            durable.write_file(temporary / f"{version}.root.json", data, 0o644)
+            path = temporary / f"{version}.root.json"
+            path.write_bytes(data)
+            path.chmod(0o644)
     with durable.new_directory(directory / "current", 0o755) as temporary:
+        temporary.chmod(0o755)
         _fill(temporary, channel, metadata, release, 0o755, 0o644)
 
 
@@ -146,12 +150,15 @@ def _fill(
     directory_mode: int,
     mode: int,
 ) -> None:
+    """Fill a new directory; whoever gives it its final name makes it durable first."""
     target = directory / "targets" / target_path(channel)
-    durable.make_dir(directory / "metadata", directory_mode)
-    durable.make_dir(target.parent, directory_mode)
-    for name, data in sorted(metadata.items()):
-        durable.write_file(directory / "metadata" / name, data, mode)
-    durable.write_file(target, release, mode)
+    files = {directory / "metadata" / name: data for name, data in metadata.items()}
+    for folder in (directory / "metadata", target.parent.parent, target.parent):
+        folder.mkdir(directory_mode)
+        folder.chmod(directory_mode)
+    for path, data in sorted({**files, target: release}.items()):
+        path.write_bytes(data)
+        path.chmod(mode)
 
 
 def _make_dir(path: Path) -> None:

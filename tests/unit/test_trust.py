@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import StaticServer
 from tuf.ngclient import Updater
 from tufworld import Answer, Memory, World, of, signer
 
 from composeapps import tufclient
+from composeapps.config import Settings, SourceSettings
 from composeapps.errors import ConfigError, NotFoundError, SourceError, StateError, TrustError
 from composeapps.publish.drafting import Expiry
+from composeapps.source import Source
 from composeapps.trust import Trust
 from composeapps.trustcache import TrustCache
 
@@ -558,3 +561,35 @@ def test_threshold_keys_of_ecdsa_work_too(tmp_path: Path) -> None:
     world.release()
     assert world.check().release.version == 1
     assert isinstance(world.trust(), Trust)
+
+
+# The real network seam
+
+
+def test_over_a_web_server_a_look_with_nothing_new_is_one_small_request(world: World) -> None:
+    with StaticServer(world.file("")) as server:
+        source = Source(Settings(source=SourceSettings(url=server.url)))
+        trust = world.trust(
+            get=source.get, metadata_url=source.metadata_url, targets_url=source.targets_url
+        )
+        assert trust.check("stable").release.version == 1
+        before = source.stats.received + source.stats.sent
+        server.requests.clear()
+        assert not trust.check("stable").changed
+        assert len(server.requests) == 1
+        assert source.stats.received + source.stats.sent - before < 1024
+        world.release(letter="b")
+        assert trust.check("stable").release.version == 2
+        source.close()
+
+
+def test_from_a_directory(world: World) -> None:
+    source = Source(Settings(source=SourceSettings(url=world.file("").as_uri())))
+    trust = world.trust(
+        get=source.get, metadata_url=source.metadata_url, targets_url=source.targets_url
+    )
+    assert trust.check("stable").changed
+    assert not trust.check("stable").changed
+    world.rotate("root", "timestamp")
+    assert not trust.check("stable").changed
+    source.close()

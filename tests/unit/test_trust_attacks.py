@@ -272,12 +272,12 @@ def test_a_root_out_of_sequence(world: World) -> None:
 @pytest.mark.parametrize("who", ["new keys only", "old keys only", "nobody", "one of two"])
 def test_a_root_without_the_signatures_it_needs(world: World, who: str) -> None:
     old, new = world.signers("root"), [signer(), signer()]
-    signers: list[Signer] = {
+    choices: dict[str, list[Signer]] = {
         "new keys only": [*new],
         "old keys only": old,
         "nobody": [],
         "one of two": [*old, new[0]],
-    }[who]
+    }
 
     def take_over(root: Any) -> None:
         for keyid in list(root.roles["root"].keyids):
@@ -287,7 +287,7 @@ def test_a_root_without_the_signatures_it_needs(world: World, who: str) -> None:
         root.roles["root"].threshold = 2
 
     metadata = world.metadata("root")
-    world._forged("root", metadata, take_over, {"root": signers})
+    world._forged("root", metadata, take_over, {"root": choices[who]})
     world.forge({"snapshot": lambda _: None})
     refused(world, "signatures do not chain")
 

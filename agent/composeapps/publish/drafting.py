@@ -44,7 +44,7 @@ class Expiry:
 class Outcome:
     """What came of a command."""
 
-    #: False where the change waits in ``pending/`` for the missing signatures.
+    #: False where the change waits in ``pending.json`` for the missing signatures.
     published: bool
     missing: tuple[Missing, ...] = ()
     #: Version of the release that the command made; 0 for other commands.

@@ -5,7 +5,7 @@
     metadata/   timestamp.json, <n>.snapshot.json, <n>.targets.json, <n>.<channel>.json,
                 and every <n>.root.json there ever was
     targets/    <channel>/<sha256>.release.json
-    pending/    <role>.json: changes that wait for signatures; no device asks for them
+    pending.json      a change that waits for signatures, by role; no device asks for it
     repository.json   settings of composeapps-publish
 
 Metadata names are those of consistent snapshots (TUF specification, section 6.2): a published
@@ -16,6 +16,7 @@ last. What a change interrupted before that has left is not referred to, and wri
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -61,12 +62,12 @@ class RepoFiles:
         self.directory = directory
         self.metadata = directory / "metadata"
         self.targets = directory / "targets"
-        self.pending = directory / "pending"
+        self.pending = directory / "pending.json"
         self.settings = directory / "repository.json"
 
     def create(self) -> None:
         """Make the directories."""
-        for path in (self.metadata, self.targets, self.pending):
+        for path in (self.metadata, self.targets):
             durable.make_dir(path, _DIRECTORY)
 
     @contextmanager
@@ -89,7 +90,7 @@ class RepoFiles:
                 raise BusyError(
                     f"another composeapps-publish works on {self.directory}: wait for it"
                 ) from error
-            for path in (self.directory, self.metadata, self.pending):
+            for path in (self.directory, self.metadata):
                 durable.remove_temporaries(path)
             yield
         finally:
@@ -102,13 +103,22 @@ class RepoFiles:
             TrustError: a file is missing, damaged, or was changed by someone without the keys.
         """
         draft = Draft(self._published())
-        if self.pending.is_dir():
-            for path in sorted(self.pending.glob("*.json")):
-                role = path.name.removesuffix(".json")
-                metadata = self._read(path, Root if role == "root" else Targets)
-                if not self._is_published(draft.published, role, metadata):
-                    draft.pending[role] = metadata
+        for role, value in self._read_pending().items():
+            metadata = self._parse(json.dumps(value).encode(), self.pending, _kind(role))
+            if not self._is_published(draft.published, role, metadata):
+                draft.pending[role] = metadata
         return draft
+
+    def _read_pending(self) -> dict[str, Any]:
+        if not self.pending.exists():
+            return {}
+        try:
+            value = json.loads(self.pending.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise TrustError(f"{self.pending} cannot be read: restore or remove it") from error
+        if not isinstance(value, dict):
+            raise TrustError(f"{self.pending} is damaged: restore or remove it")
+        return value
 
     def _published(self) -> Published:
         found = Published()
@@ -151,12 +161,18 @@ class RepoFiles:
 
     def _read(self, path: Path, kind: type[Any], meta: MetaFile | None = None) -> Metadata[Any]:
         try:
-            data = path.read_bytes()
+            return self._parse(path.read_bytes(), path, kind, meta)
+        except OSError as error:
+            raise TrustError(f"{path} cannot be read: {error.strerror}: restore it") from error
+
+    @staticmethod
+    def _parse(
+        data: bytes, path: Path, kind: type[Any], meta: MetaFile | None = None
+    ) -> Metadata[Any]:
+        try:
             if meta is not None:
                 meta.verify_length_and_hashes(data)
             metadata: Metadata[Any] = Metadata.from_bytes(data)
-        except OSError as error:
-            raise TrustError(f"{path} cannot be read: {error.strerror}: restore it") from error
         except RepositoryError as error:
             raise TrustError(f"{path} is damaged ({error}): restore it") from error
         if not isinstance(metadata.signed, kind) or (
@@ -174,15 +190,14 @@ class RepoFiles:
         return self.metadata / f"{version}.{role}.json"
 
     def save_pending(self, draft: Draft) -> None:
-        """Keep a change that waits for signatures."""
-        durable.make_dir(self.pending, _DIRECTORY)
-        for role, metadata in draft.pending.items():
-            durable.write_file(self.pending / f"{role}.json", metadata.to_bytes(), _FILE)
+        """Keep a change that waits for signatures, whole or not at all."""
+        value = {role: metadata.to_dict() for role, metadata in draft.pending.items()}
+        text = json.dumps(value, indent=1, sort_keys=True)
+        durable.write_file(self.pending, f"{text}\n".encode(), _FILE)
 
     def drop_pending(self) -> None:
         """Forget the change that waits for signatures, or that is published now."""
-        for path in sorted(self.pending.glob("*.json")):
-            durable.remove(path)
+        durable.remove(self.pending)
 
     def publish(self, draft: Draft, publication: Publication) -> None:
         """Write a complete, verified publication; the old one is valid until the last rename.
@@ -264,6 +279,12 @@ class RepoFiles:
         for path in removed:
             durable.remove(path)
         return removed
+
+
+def _kind(role: str) -> type[Any]:
+    if role not in ("root", "targets"):
+        check_channel(role)
+    return Root if role == "root" else Targets
 
 
 def _chains_to_old(draft: Draft, publication: Publication) -> bool:

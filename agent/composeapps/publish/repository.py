@@ -1,9 +1,9 @@
 """The maker's TUF repository: who signs, channels, releases, and when signatures run out.
 
 Every command changes metadata in memory, signs it with the keys at hand, and publishes the whole
-change only when no signature is missing. Until then it waits in ``pending/``, where other people
-add theirs (``sign``), at other times and on other machines. Whatever fails, what was published
-stays valid. Rules of the roles: TUF specification 1.0, sections 2 to 4.
+change only when no signature is missing. Until then it waits in ``pending.json``, where other
+people add theirs (``sign``), at other times and on other machines. Whatever fails, what was
+published stays valid. Rules of the roles: TUF specification 1.0, sections 2 to 4.
 """
 
 from __future__ import annotations

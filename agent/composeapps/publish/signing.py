@@ -125,7 +125,9 @@ class Draft:
             try:
                 metadata.sign(signer, append=True)
             except UnsignedMetadataError as error:
-                raise ConfigError(f"key {keyid[:12]} could not sign {role}: {error}") from error
+                cause = error.__cause__ or error
+                reason = " ".join(str(cause).split()) or type(cause).__name__
+                raise ConfigError(f"key {keyid[:12]} could not sign {role}: {reason}") from error
         metadata.signatures = dict(sorted(metadata.signatures.items()))
 
     def missing(self, role: str, metadata: Metadata[Any]) -> Missing | None:
