@@ -176,7 +176,7 @@ def resolve(view: View, path: bytes) -> bytes:
 
 
 def text(name: bytes) -> str:
-    """Return a name as it may stand in a message: one line, no control characters, short."""
+    """Return a name as it may stand in a message: quoted, one line, printable, short."""
     shown = name[:200].decode("utf-8", "backslashreplace")
     shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in shown)
-    return f"{shown}..." if len(name) > 200 else shown
+    return f"'{shown}...'" if len(name) > 200 else f"'{shown}'"

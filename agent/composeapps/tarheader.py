@@ -51,10 +51,6 @@ class Member:
     pieces: list[tuple[int, int]] | None = None
 
 
-class TarError(SealError):
-    """The archive is none that Go's reader, and so the engine, would read to its end."""
-
-
 def until_nul(field_bytes: bytes) -> bytes:
     end = field_bytes.find(0)
     return field_bytes if end < 0 else field_bytes[:end]
@@ -101,10 +97,10 @@ def _check_sum(block: bytes) -> bool:
 
 
 def parse_header(block: bytes) -> Member:
-    """Return what one header block says; raises TarError."""
+    """Return what one header block says; raises SealError."""
     name = until_nul(block[:100])
     if not _check_sum(block):
-        raise TarError(f"tar header of {text(name)} is not valid: its checksum is wrong")
+        raise SealError(f"tar header of {text(name)} is not valid: its checksum is wrong")
     try:
         member = Member(
             type=block[156],
@@ -123,7 +119,7 @@ def parse_header(block: bytes) -> Member:
             member.minor = _usual_number(block[337:345])
             prefix = _prefix(block, magic)
     except ValueError as error:
-        raise TarError(f"tar header of {text(name)} is not valid: {error}") from error
+        raise SealError(f"tar header of {text(name)} is not valid: {error}") from error
     if prefix:
         member.name = prefix + b"/" + member.name
     return member
@@ -181,7 +177,7 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
             continue
         expected = b"GNU.sparse.numbytes" if len(sparse) % 2 else b"GNU.sparse.offset"
         if key != expected or b"," in value:
-            raise TarError("a PAX header's sparse map is not valid")
+            raise SealError("a PAX header's sparse map is not valid")
         sparse.append(value)
     if sparse:
         records[b"GNU.sparse.map"] = b",".join(sparse)
@@ -189,7 +185,7 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
 
 
 def _parse_record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
-    """Return key, value and the next record's place; raises TarError."""
+    """Return key, value and the next record's place; raises SealError."""
     space = data.find(b" ", at, at + 32)
     try:
         length = integer(data[at:space]) if space > at else -1
@@ -197,10 +193,10 @@ def _parse_record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
         length = -1
     end = at + length
     if length < 5 or end > len(data) or end <= space + 1 or data[end - 1] != 0x0A:
-        raise TarError("a PAX header's record has a wrong length")
+        raise SealError("a PAX header's record has a wrong length")
     key, equals, value = data[space + 1 : end - 1].partition(b"=")
     if not key or not equals or b"\0" in key:
-        raise TarError("a PAX header's record has no valid key")
+        raise SealError("a PAX header's record has no valid key")
     if key in (b"path", b"linkpath", b"uname", b"gname") and b"\0" in value:
-        raise TarError(f"a PAX header's {key.decode()} holds a NUL")
+        raise SealError(f"a PAX header's {key.decode()} holds a NUL")
     return key, value, end

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from composeapps.blobstream import ByteStream
+from composeapps.errors import SealError
 from composeapps.rootpath import text
 from composeapps.tarheader import (
     BLOCK,
@@ -21,7 +22,6 @@ from composeapps.tarheader import (
     PAX_HEADER,
     REGULAR,
     Member,
-    TarError,
     integer,
     parse_header,
     parse_pax,
@@ -40,7 +40,7 @@ def members(stream: ByteStream) -> Iterator[Member]:
     """Yield the entries of an archive; data that the caller leaves is skipped.
 
     Raises:
-        TarError: a header is not valid, or the archive is cut off inside an entry.
+        SealError: a header is not valid, or the archive is cut off inside an entry.
     """
     while True:
         member = _next_member(stream)
@@ -90,7 +90,7 @@ def _finish(member: Member, stream: ByteStream) -> Member:
     if member.type == OLD_REGULAR:
         member.type = DIRECTORY if member.name.endswith(b"/") else REGULAR
     if member.type == GNU_SPARSE:
-        raise TarError(f"{text(member.name)}: containerd takes no old GNU sparse files")
+        raise SealError(f"entry {text(member.name)}: containerd takes no old GNU sparse files")
     header_only = member.type in HEADER_ONLY
     if not header_only and member.size < 0:
         raise _invalid(stream, "its size is negative")
@@ -102,13 +102,13 @@ def _finish(member: Member, stream: ByteStream) -> Member:
     return member
 
 
-def _invalid(stream: ByteStream, reason: str) -> TarError:
-    return TarError(f"tar header before byte {stream.position} is not valid: {reason}")
+def _invalid(stream: ByteStream, reason: str) -> SealError:
+    return SealError(f"tar header before byte {stream.position} is not valid: {reason}")
 
 
 def _skip_data(stream: ByteStream, count: int, name: bytes) -> None:
     if count < 0 or stream.skip(count) < count:
-        raise TarError(f"{text(name)}: the archive ends inside its data")
+        raise SealError(f"entry {text(name)}: the archive ends inside its data")
 
 
 def _skip_padding(stream: ByteStream, end: int) -> bool:
@@ -179,15 +179,17 @@ def _read_sparse(member: Member, stream: ByteStream) -> None:
             member.size = integer(size)
         numbers = _map_in_data(member, stream) if version[0] == b"1" else _map_in_records(records)
     except ValueError as error:
-        raise TarError(f"{text(member.name)}: its sparse map is not valid: {error}") from error
+        raise SealError(
+            f"entry {text(member.name)}: its sparse map is not valid: {error}"
+        ) from error
     pieces = list(zip(numbers[::2], numbers[1::2], strict=True))
     end = 0
     for offset, length in pieces:
         if offset < end or length < 0 or offset + length > member.size:
-            raise TarError(f"{text(member.name)}: its sparse map is not in order")
+            raise SealError(f"entry {text(member.name)}: its sparse map is not in order")
         end = offset + length
     if member.size < 0:
-        raise TarError(f"{text(member.name)}: its size is negative")
+        raise SealError(f"entry {text(member.name)}: its size is negative")
     member.pieces = [piece for piece in pieces if piece[1]]
 
 
