@@ -116,7 +116,7 @@ class Answer:
         Raises:
             SourceError: the server broke off, is too slow, or sent more than the limit.
         """
-        data = self._read(amount)
+        data = self._read(min(amount, self._request.limit - self._seen + 1))
         self._seen += len(data)
         if self._seen > self._request.limit:
             raise SourceError(f"{self.url}: more than the {self._request.limit} bytes allowed")

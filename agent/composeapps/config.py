@@ -141,6 +141,10 @@ class ReportSettings:
 
     #: http or https URL that takes a POST of JSON; empty means that nobody is told.
     url: str = ""
+    #: PEM files; ``ca`` replaces the system's authorities.
+    ca: str = ""
+    client_certificate: str = ""
+    client_key: str = ""
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,32 @@ class Source:
         """
         return self._look.get(url, limit, etag)
 
+    def post(self, url: str, body: bytes) -> None:
+        """Deliver JSON to the report server of the settings, in one try; what it says is dropped.
+
+        It may have been taken even where this raises: the receiver tells repeats by their ids.
+
+        Raises:
+            SourceError: the server did not say that it took it.
+            ConfigError: the URL or the TLS files of ``[report]`` cannot be used.
+        """
+        from composeapps.answers import Request, Tls
+
+        own = self._settings.report
+        limit = self._bounds.error_bytes
+        seconds = self._bounds.small_seconds(self._settings.source.timeout, limit + len(body))
+        request = Request(
+            url,
+            limit,
+            method="POST",
+            headers={"Content-Type": "application/json"},
+            body=body,
+            tls=Tls(own.ca, own.client_certificate, own.client_key),
+            deadline=time.monotonic() + seconds,
+        )
+        with self._transport.send(request) as answer:
+            answer.check(200, 201, 202, 204)
+
     def resolve_tag(self, reference: oci.Reference) -> oci.Descriptor:
         """Return what a tag names now, as its registry itself says; for the publisher only.
 

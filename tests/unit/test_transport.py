@@ -90,7 +90,7 @@ def test_no_cookies() -> None:
         (replying(OK + "Transfer-Encoding: chunked\n", b"5\r\nhel"), "IncompleteRead|incomplete"),
         (replying(OK + "Transfer-Encoding: chunked\n", b"zz\r\n"), "chunk|literal|Incomplete"),
         (replying(OK + "Transfer-Encoding: chunked\n", b"-5\r\n"), "answer|more|Incomplete|chunk"),
-        (replying(OK + "Transfer-Encoding: chunked\n", b"f" * 70000), "line|chunk|long"),
+        (replying(OK + "Transfer-Encoding: chunked\n", b"f" * 70000), "line|chunk|long|larger"),
         (replying(OK + "Content-Encoding: gzip\nContent-Length: 1\n", b"x"), "encoded"),
         (replying(OK + "Content-Encoding: gzip, identity\nContent-Length: 1\n", b"x"), "encoded"),
         (replying("not http at all\n"), "not http"),
@@ -127,7 +127,7 @@ def test_an_endless_body_is_cut() -> None:
         client = transport()
         with pytest.raises(SourceError, match="more than the 100000"):
             client.fetch(Request(server.url, 100_000), 200)
-        assert client.stats.received < 100_000 + 400_000
+        assert client.stats.received < 100_000 + 20_000
 
 
 def test_endless_headers_are_cut() -> None:
