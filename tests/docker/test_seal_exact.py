@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,13 @@ from typing import Any
 import layers as maker
 import odd_images
 import pytest
+import random_layers
+from conftest import SEED
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 from layers import Image
+from random_layers import Entry
+
 from testbed import Testbed, environment
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +53,9 @@ CASES = {
     for name, layers in make().items()
 }
 REFUSED = odd_images.refused()
+#: Random images; each costs the engine about a tenth of a second.
+EXAMPLES = int(os.environ.get("EXAMPLES") or 300)
+tally: Counter[str] = Counter()
 
 
 class Judge:
@@ -71,7 +82,8 @@ class Judge:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
-        assert answer, "the judge ended"
+        if not answer:
+            pytest.exit("the judge beside the engine ended; what it said is above", 1)
         result: dict[str, Any] = json.loads(answer)
         return result
 
@@ -104,6 +116,8 @@ class Judge:
 def judge(testbed: Testbed) -> Iterator[Judge]:
     """Start the judge beside this module's engine."""
     judge = Judge(testbed)
+    # An image that holds the base layer, so that the engine never forgets that one.
+    assert judge.judge(judge.image([]))["engine"] == ""
     yield judge
     assert judge.process.stdin is not None
     judge.process.stdin.close()
@@ -196,3 +210,26 @@ def test_damaged_compression(judge: Judge, pack: Callable[[bytes], bytes]) -> No
     answer = judge.judge(image)
     assert answer["engine"] != ""
     assert answer["sealed"].startswith("IntegrityError: layer sha256:")
+
+
+@seed(SEED)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(st.lists(random_layers.layers, min_size=1, max_size=2), st.booleans())
+def test_random_layers(judge: Judge, layers: list[list[Entry]], has_base: bool) -> None:
+    """Both sides refuse the same layers, and agree about every other tree."""
+    # Each layer is new to the engine, which may forget or keep those of an image it refused.
+    archives = [
+        maker.tar(*(entry.data for entry in layer), maker.file(f"unique {next(judge.count)}"))
+        for layer in layers
+    ]
+    answer = judge.judge(judge.image(archives, has_base))
+    tally["refused" if answer["engine"] else "same"] += 1
+    assert answer["differences"] == []
+    assert bool(answer["engine"]) == bool(answer["sealed"]), answer
+
+
+def test_random_layers_were_not_all_refused(judge: Judge) -> None:
+    """The test before this one compared something."""
+    judge.ask(forget=True)
+    print(f"random images: {dict(tally)}")
+    assert tally["same"] > EXAMPLES // 5, tally
