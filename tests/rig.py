@@ -27,7 +27,7 @@ class Rig:
 
     def configure(self, settings: str = "", source: str = "/run/work/site") -> None:
         """Write the device's settings, TOML after what every test needs."""
-        text = f'{SETTINGS}\n[source]\nurl = "{source}"\nattempts = 1\n{settings}'
+        text = f'{SETTINGS}ready_timeout = 15\n[source]\nurl = "{source}"\nattempts = 1\n{settings}'
         (self.bed.etc / "composeapps.toml").write_text(text)
 
     def run(self, *arguments: str, code: int = 0) -> str:

@@ -1,17 +1,19 @@
 """Second copies of small documents that lie around anyway: any bytes with the right digest will do.
 
 The engine's content store has every index, manifest and config, the unpacked projects have the
-Compose files and (put there for this) their artifact's manifest, the trust cache has the release.
+Compose files and (put there for this) their artifact's manifest, the state file has the releases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from composeapps import durable
 from composeapps.device import Device
 from composeapps.errors import EngineError
 from composeapps.oci import digest_of
+from composeapps.store import file_digest
 
 #: File in each unpacked project that holds the artifact's manifest.
 MANIFEST = ".composeapps-artifact.json"
@@ -21,6 +23,9 @@ _LIMIT = 8 * 1024 * 1024
 
 def find_copy(device: Device, digest: str) -> bytes | None:
     """Return a document's bytes from anywhere on the device, or None; never touches the network."""
+    document = device.state.document(digest)
+    if document is not None and digest_of(document) == digest:
+        return document
     for path in _files(device):
         try:
             data = path.read_bytes() if path.stat().st_size <= _LIMIT else b""
@@ -33,6 +38,34 @@ def find_copy(device: Device, digest: str) -> bytes | None:
     except EngineError:
         return None
     return data if digest_of(data) == digest else None
+
+
+def restore(device: Device, digests: Iterable[str]) -> list[str]:
+    """Put small documents right in the data store where a copy is intact, before it is dropped.
+
+    A damaged file of which there is no other copy is removed, so that it is missing and not wrong.
+
+    Returns:
+        the digests of which no intact copy is left.
+    """
+    lost = []
+    for digest in sorted(digests):
+        if any(_is_right(store.blob_path(digest), digest) for store in device.stores.all):
+            continue
+        data = find_copy(device, digest)
+        if data is not None:
+            device.stores.data.put_blob(data)
+        else:
+            durable.remove(device.stores.data.blob_path(digest))
+            lost.append(digest)
+    return lost
+
+
+def _is_right(path: Path, digest: str) -> bool:
+    try:
+        return file_digest(path) == digest
+    except OSError:
+        return False
 
 
 def _files(device: Device) -> Iterator[Path]:

@@ -90,9 +90,9 @@ def _tell_chain(
         if chain_id not in known:
             path = device.snapshots.make(ChainLink(chain_id, parent, target))
             known[chain_id] = Snapshot(parent, committed=True)
-            device.state.set_snapshot(chain_id, str(path), str(target))
+            device.state.set_snapshot(chain_id, path)
         else:
-            path = Path(device.state.snapshots()[chain_id][0])
+            path = device.state.snapshots()[chain_id]
             if not link_is_right(path, target):
                 _mend_link(device, chain_id, path, target, known)
         parent = chain_id
@@ -107,7 +107,7 @@ def _adopt(device: Device, image: Image, known: dict[str, Snapshot]) -> None:
     paths = reversed(device.snapshots.directories(there[-1]))
     for chain_id, path in zip(there, paths, strict=True):
         device.snapshots.keep(chain_id)
-        device.state.set_snapshot(chain_id, str(path), "")
+        device.state.set_snapshot(chain_id, path)
 
 
 def _mend_link(
@@ -120,7 +120,6 @@ def _mend_link(
             device.engine.remove_container(key.removesuffix("-init"))
     durable.make_dir(path.parent)
     durable.replace_by_link(path, target)
-    device.state.set_snapshot(chain_id, str(path), str(target))
 
 
 def link_is_right(path: Path, target: Path) -> bool:

@@ -16,8 +16,9 @@ from composeapps.errors import (
     IntegrityError,
     UpdateFailedError,
 )
-from composeapps.plan import AppPlan, Plan, make_plan, read_release
+from composeapps.plan import AppPlan, Plan, make_plan, read_document, read_release
 from composeapps.process import ProcessError
+from composeapps.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def adopt_factory(device: Device) -> None:
 
 def begin_factory(device: Device, digest: str) -> None:
     """Begin the switch to the release that the image carries; nothing has to be fetched."""
-    release = read_release(device, digest)
-    record = device.state.add_release(digest, release.channel, release.version)
+    document = read_document(device, digest)
+    release = Release.parse(document, "the factory release")
+    record = device.state.add_release(digest, release.channel, release.version, document)
     if record.state in (state.PENDING, state.FETCHING):
         device.state.advance(digest, state.FETCHING)
         device.state.advance(digest, state.FETCHED)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from composeapps import durable, fetch, ladder, reset, state, update, verify
+from composeapps import copies, fetch, ladder, reset, state, update, verify
 from composeapps.device import Device
 from composeapps.errors import ComposeAppsError, ConfigError, IntegrityError, UsageError
 from composeapps.plan import Plan, make_plan
-from composeapps.verify import ENGINE, Finding
+from composeapps.verify import ENGINE, FETCH, Finding
 
 log = logging.getLogger(__name__)
 
@@ -80,28 +80,24 @@ def reset_what_is_damaged(device: Device) -> Plan:
     Raises:
         IntegrityError: something is missing that only the network can bring; says what.
     """
-    findings = verify.verify(device, deep=True)
-    for finding in findings:
-        log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
-    _remove_damaged_blobs(device, findings)
+    findings = _restore_documents(device)
     running = update.running_digest(device)
     apps = {name for finding in findings for name in finding.apps}
     if any(finding.rung == ENGINE for finding in findings):
-        reset.revive_engine(device, "damaged: " + findings[-1].problem)
-        if any(f.rung == ENGINE for f in verify.verify(device, deep=False)):
-            reset.reset_engine(device, "damaged: " + findings[-1].problem)
+        reason = next(finding.problem for finding in findings if finding.rung == ENGINE)
+        reset.revive_engine(device, reason)
+        if any(finding.rung == ENGINE for finding in verify.verify(device, deep=False)):
+            reset.reset_engine(device, reason)
     elif apps:
         try:
             plan = make_plan(device, running, online=False)
             reset.reset_apps(device, plan, sorted(apps), "verify found damage")
-        except ComposeAppsError as error:
+        except ComposeAppsError as error:  # the ladder goes on from here
             log.warning("%s", error)
     plan = ladder.start(device)
-    left = [
-        item for item in verify.verify(device, deep=True) if plan.digest != running or item.apps
-    ]
+    left = verify.verify(device, deep=True)
     if left:
-        lacking = "; ".join(f"{item.kind} {item.name}" for item in left)
+        lacking = "; ".join(sorted({f"{item.kind} {item.name}" for item in left}))
         raise IntegrityError(
             f"release {plan.release.version} runs; still damaged and not to be mended from local "
             f"copies: {lacking}: composeapps update mends it when there is a network"
@@ -109,10 +105,19 @@ def reset_what_is_damaged(device: Device) -> Plan:
     return plan
 
 
-def _remove_damaged_blobs(device: Device, findings: Sequence[Finding]) -> None:
-    """Take damaged small documents out of the data store, so that a good copy takes their place."""
-    for finding in findings:
-        if finding.kind == "blob":
-            path = device.stores.data.blob_path(finding.name)
-            if path.exists() and not verify.blob_is_right(device.stores.data, finding.name):
-                durable.remove(path)
+def _restore_documents(device: Device) -> list[Finding]:
+    """Verify, put small documents right from other copies, and return what is still wrong."""
+    found = verify.verify(device, deep=True)
+    for finding in found:
+        log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
+    if not any(finding.rung == FETCH for finding in found):
+        return found
+    blobs = {finding.name for finding in found if finding.kind == "blob"}
+    for digest in update.candidates(device):
+        try:
+            blobs |= make_plan(device, digest, online=False).blobs
+        except IntegrityError as error:
+            log.warning("%s", error)
+    copies.restore(device, blobs)
+    read = [finding for finding in found if finding.kind in ("layer", "content")]
+    return read + [f for f in verify.verify(device, deep=False) if f not in read]

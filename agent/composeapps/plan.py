@@ -136,8 +136,20 @@ def make_plan(device: Device, digest: str, *, online: bool) -> Plan:
 
 
 def read_release(device: Device, digest: str) -> Release:
-    """Return a release document of the stores; raises IntegrityError where it is damaged."""
-    return Release.parse(device.stores.read_blob(digest, LIMIT), f"release {digest}")
+    """Return a release document; raises IntegrityError where no copy of it is intact."""
+    return Release.parse(read_document(device, digest), f"release {digest}")
+
+
+def read_document(device: Device, digest: str) -> bytes:
+    """Return a release document's bytes, from the stores or a copy, and put the store right."""
+    try:
+        return device.stores.read_blob(digest, LIMIT)
+    except IntegrityError:
+        data = copies.find_copy(device, digest)
+        if data is None:
+            raise
+    device.stores.data.put_blob(data)
+    return data
 
 
 def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:

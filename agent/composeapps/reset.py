@@ -14,9 +14,9 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from composeapps import durable, install, mounts, process, update
+from composeapps import copies, durable, install, mounts, process, update
 from composeapps.device import Device
-from composeapps.errors import EngineError
+from composeapps.errors import EngineError, IntegrityError
 from composeapps.images import Layer
 from composeapps.plan import AppPlan, Plan, make_plan
 from composeapps.process import ProcessError
@@ -43,6 +43,9 @@ def reset_apps(device: Device, plan: Plan, names: Iterable[str], reason: str) ->
         IntegrityError: a sealed layer or document is damaged and no local copy mends it.
         EngineError, ProcessError: the engine or Compose does not do it.
     """
+    lost = copies.restore(device, plan.blobs)
+    if lost:
+        raise IntegrityError(f"no copy of {lost[0]} is left: the release cannot be told anew")
     apps = [app for app in plan.apps if app.name in set(names)]
     damaged = _verify_layers(device, apps)
     apps += [app for app in plan.apps if app not in apps and _uses(app, damaged)]

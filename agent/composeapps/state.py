@@ -27,17 +27,19 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE release (
     digest TEXT PRIMARY KEY, channel TEXT NOT NULL, version INTEGER NOT NULL,
     state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
-    changed REAL NOT NULL
+    changed REAL NOT NULL, document BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE event (
     id TEXT PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
     sent INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE snapshot (
-    chain_id TEXT PRIMARY KEY, path TEXT NOT NULL, target TEXT NOT NULL
+    chain_id TEXT PRIMARY KEY, path TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE image (name TEXT PRIMARY KEY) WITHOUT ROWID
 """
+
+_RECORD = "digest, channel, version, state, reason, attempts, changed"
 
 PENDING = "pending"
 FETCHING = "fetching"
@@ -166,25 +168,36 @@ class State:
 
     def release(self, digest: str) -> ReleaseRecord | None:
         """Return what is known of a release."""
-        rows = self._rows("SELECT * FROM release WHERE digest=?", digest)
+        rows = self._rows(f"SELECT {_RECORD} FROM release WHERE digest=?", digest)
         return ReleaseRecord(**rows[0]) if rows else None
+
+    def document(self, digest: str) -> bytes | None:
+        """Return the copy of a release's document, unverified."""
+        rows = self._rows("SELECT document FROM release WHERE digest=?", digest)
+        return bytes(rows[0]["document"]) if rows else None
 
     def releases(self) -> list[ReleaseRecord]:
         """Return every known release, newest version first."""
-        rows = self._rows("SELECT * FROM release ORDER BY version DESC, digest")
+        rows = self._rows(f"SELECT {_RECORD} FROM release ORDER BY version DESC, digest")
         return [ReleaseRecord(**row) for row in rows]
 
     def switching(self) -> ReleaseRecord | None:
         """Return the release that the device was switching to (or back from), if any."""
         return next((r for r in self.releases() if r.state in SWITCHING), None)
 
-    def add_release(self, digest: str, channel: str, version: int) -> ReleaseRecord:
-        """Remember a release as pending; one that is known already is left as it is."""
+    def add_release(
+        self, digest: str, channel: str, version: int, document: bytes
+    ) -> ReleaseRecord:
+        """Remember a release as pending; one that is known already is left as it is.
+
+        Args:
+            document: its bytes, kept as a second copy.
+        """
         with self._transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO release (digest, channel, version, state, changed)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (digest, channel, version, PENDING, time.time()),
+                "INSERT OR IGNORE INTO release (digest, channel, version, state, changed, document)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (digest, channel, version, PENDING, time.time(), document),
             )
         record = self.release(digest)
         assert record is not None  # just written
@@ -253,15 +266,15 @@ class State:
                 (keep,),
             )
 
-    def snapshots(self) -> dict[str, tuple[str, str]]:
-        """Return, by chain ID, each told snapshot's ``fs`` path and what it has to link to."""
+    def snapshots(self) -> dict[str, Path]:
+        """Return, by chain ID, the ``fs`` path of each snapshot that the engine was told."""
         rows = self._rows("SELECT * FROM snapshot")
-        return {row["chain_id"]: (row["path"], row["target"]) for row in rows}
+        return {row["chain_id"]: Path(row["path"]) for row in rows}
 
-    def set_snapshot(self, chain_id: str, path: str, target: str) -> None:
+    def set_snapshot(self, chain_id: str, path: Path) -> None:
         """Remember where a told snapshot's link lies."""
         with self._transaction() as db:
-            db.execute("REPLACE INTO snapshot VALUES (?, ?, ?)", (chain_id, path, target))
+            db.execute("REPLACE INTO snapshot VALUES (?, ?)", (chain_id, str(path)))
 
     def images(self) -> set[str]:
         """Return the names of the images that the engine was told."""

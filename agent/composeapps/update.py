@@ -84,7 +84,8 @@ def check(device: Device) -> Check:
     verdict = decide(found.release, record, current, device.id)
     if verdict == AVAILABLE:
         device.stores.data.put_blob(found.raw)
-        device.state.add_release(found.digest, found.release.channel, found.release.version)
+        release = found.release
+        device.state.add_release(found.digest, release.channel, release.version, found.raw)
     device.state.put("target", found.digest if verdict == AVAILABLE else "")
     reason = record.reason if record is not None and verdict == FAILED_BEFORE else ""
     return Check(found.digest, found.release.channel, found.release.version, verdict, reason)

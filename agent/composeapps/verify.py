@@ -183,11 +183,14 @@ def _snapshots(device: Device, plan: Plan) -> Iterator[Finding]:
     links = device.state.snapshots()
     for chain_id, (_, layer) in plan.chains.items():
         apps = users(plan, chain_id)
-        path, target = links.get(chain_id, ("", ""))
-        if chain_id not in known or not path:
+        path = links.get(chain_id)
+        sealed = device.stores.find_layer(layer.diff_id, chain_id)
+        if sealed is None:
+            continue  # named as a missing layer already
+        if chain_id not in known or path is None:
             problem = "the engine does not know the layer"
             yield Finding("snapshot", layer.diff_id, problem, APP, apps)
-        elif not install.link_is_right(Path(path), Path(target)):
+        elif not install.link_is_right(path, device.layers / sealed.name):
             problem = f"{path} is not the link to its sealed layer"
             yield Finding("snapshot", layer.diff_id, problem, APP, apps)
 
