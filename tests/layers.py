@@ -228,7 +228,7 @@ def digest(data: bytes) -> str:
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 OTHER_ARCHITECTURE = "arm64" if ARCHITECTURE == "amd64" else "amd64"
 OCI, DOCKER = "application/vnd.oci.image", "application/vnd.docker"
-MEDIA_TYPES = {
+MEDIA_TYPES: dict[tuple[str, Callable[[bytes], bytes]], str] = {
     (OCI, plain): f"{OCI}.layer.v1.tar",
     (OCI, gzipped): f"{OCI}.layer.v1.tar+gzip",
     (OCI, gzipped_in_members): f"{OCI}.layer.v1.tar+gzip",

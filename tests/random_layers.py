@@ -8,7 +8,7 @@ from typing import Any
 import layers as maker
 from hypothesis import strategies as st
 
-#: Names that the base layer of ``odd_images`` has are among these, and so are whiteouts of them.
+#: Names that the base layer of ``odd`` has are among these, and so are whiteouts of them.
 PARTS = ["a", "b", "c", "old", "noted", "deep", "er", "way", "plain", "gone"]
 ODD_PARTS = ["..", ".", "", "ü", "x" * 120]
 MODES = [0o644, 0o755, 0, 0o4755, 0o2775, 0o1777, 0o7777]

@@ -9,7 +9,7 @@ whiteouts are the character devices 0:0 that they are.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from composeapps import tarheader, xattrs
 from composeapps.blobstream import ByteStream
@@ -38,41 +38,34 @@ def write_tree(tree: FileTree, stream: ByteStream, write: Write) -> None:
     Raises:
         IntegrityError: the layer is shorter now than when the tree was made of it.
     """
-    links: list[tuple[bytes, int]] = []
     write(_header(tree, ROOT, b"."))
-    others = _write_directories(tree, links, write)
-    for node in range(len(tree.modes)):
-        if tree.links[node] and stat.S_ISREG(tree.modes[node]):
-            write(_header(tree, node, tree.path(tree.parents[node], tree.names[node])))
+    for directory, name, node in _walk(tree):
+        if tree.is_directory(node):
+            write(_header(tree, node, tree.path(directory, name)))
+        else:
+            tree.settle_name(directory, name, node)
+    for node in tree.living():
+        if stat.S_ISREG(tree.modes[node]):
+            write(_header(tree, node, tree.path_of(node)))
             _write_data(tree, node, stream, write)
-    for node in others:
-        write(_header(tree, node, tree.path(tree.parents[node], tree.names[node])))
-    for path, node in links:
-        target = tree.path(tree.parents[node], tree.names[node])
-        write(_block(path, b"1", link=target))
+    for node in tree.living():
+        if not stat.S_ISREG(tree.modes[node]) and not stat.S_ISDIR(tree.modes[node]):
+            write(_header(tree, node, tree.path_of(node)))
+    for directory, name, node in _walk(tree):
+        if tree.links[node] > 1 and not tree.is_main_name(directory, name, node):
+            write(_block(tree.path(directory, name), b"1", link=tree.path_of(node)))
     write(bytes(2 * tarheader.BLOCK))
 
 
-def _write_directories(tree: FileTree, links: list[tuple[bytes, int]], write: Write) -> list[int]:
-    """Write all directories, parents first; return what is neither directory nor file.
-
-    On the way every inode settles on one of its names; the others are collected in ``links``.
-    """
-    others = []
-    pending = [(ROOT, b"")]
+def _walk(tree: FileTree) -> Iterator[tuple[int, bytes, int]]:
+    """Yield directory, name and inode of every name, a directory's own before those in it."""
+    pending = [ROOT]
     while pending:
-        directory, above = pending.pop()
+        directory = pending.pop()
         for name, node in tree.children[directory].items():
-            path = above + b"/" + name if above else name
-            mode = tree.modes[node]
-            if stat.S_ISDIR(mode):
-                write(_header(tree, node, path))
-                pending.append((node, path))
-            elif tree.is_extra_name(directory, name, node):
-                links.append((path, node))
-            elif not stat.S_ISREG(mode):
-                others.append(node)
-    return others
+            yield directory, name, node
+            if tree.is_directory(node):
+                pending.append(node)
 
 
 def _write_data(tree: FileTree, node: int, stream: ByteStream, write: Write) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from composeapps import xattrs
 from composeapps.errors import SealError
@@ -156,26 +156,26 @@ class FileTree:
             directory = self.parents[directory]
         return b"/".join(reversed(parts))
 
-    def is_extra_name(self, directory: int, name: bytes, node: int) -> bool:
-        """Return False for the one name that stands for an inode, True for its hard links.
+    def path_of(self, node: int) -> bytes:
+        """Return the path of an inode's main name."""
+        return self.path(self.parents[node], self.names[node])
 
-        Where the name that an inode was made under is gone, the name asked for takes its place.
-        """
-        parent, first = self.parents[node], self.names[node]
-        if parent == directory and first == name:
-            return False
-        if self.children.get(parent, {}).get(first) == node:
-            return True
-        self.parents[node], self.names[node] = directory, name
-        return False
+    def is_main_name(self, directory: int, name: bytes, node: int) -> bool:
+        """Return True for the one name that stands for an inode, False for its hard links."""
+        return self.parents[node] == directory and self.names[node] == name
+
+    def settle_name(self, directory: int, name: bytes, node: int) -> None:
+        """Make this an inode's main name, where the one that it was made under is gone."""
+        if self.children.get(self.parents[node], {}).get(self.names[node]) != node:
+            self.parents[node], self.names[node] = directory, name
+
+    def living(self) -> Iterator[int]:
+        """Yield the inodes that still have a name, in the order in which they were made."""
+        return (node for node in range(len(self.modes)) if self.links[node])
 
     def totals(self) -> tuple[int, int]:
         """Return the bytes of all files, and the number of names."""
-        unpacked = sum(
-            self.sizes[node]
-            for node, mode in enumerate(self.modes)
-            if self.links[node] and stat.S_ISREG(mode)
-        )
+        unpacked = sum(self.sizes[node] for node in self.living() if stat.S_ISREG(self.modes[node]))
         return unpacked, sum(len(names) for names in self.children.values())
 
     def spend(self, count: int) -> None:

@@ -18,6 +18,8 @@ from composeapps.errors import ComposeAppsError
 #: What a child sees of our environment; the rest could change what it does.
 KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "DOCKER_HOST", "SSL_CERT_FILE")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: For ``start``: a pipe to the caller, and nothing at all.
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 
 
 class ProcessError(ComposeAppsError):

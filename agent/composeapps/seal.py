@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,21 +20,22 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from composeapps import canonical, process, tarstream
-from composeapps.blobstream import Blob, ByteStream
+from composeapps.blobstream import CHUNK, Blob, ByteStream
 from composeapps.config import SealSettings
 from composeapps.erofs import Image
 from composeapps.errors import ConfigError, IntegrityError, SealError, SpaceError
 from composeapps.filetree import FileTree
 from composeapps.layertree import Applier
 from composeapps.oci import hex_of
-from composeapps.store import file_digest
 
 TOOL = "mkfs.erofs"
 #: The first one with --sort and --mkfs-time; 1.7 has neither and loses the times.
 TOOL_VERSION = (1, 8, 2)
+#: Seconds until it has said its version; it does nothing else then.
+TOOL_TIMEOUT = 60.0
 #: Bytes; what a tree and zstd's window may take together, so that a whole process that seals stays
 #: below 200 MB.
-MEMORY_LIMIT = 128 * 1024 * 1024
+MEMORY_LIMIT = 152 * 1024 * 1024
 #: Bytes; mkfs.erofs before 1.9 does not notice every write that failed for want of room. Less
 #: room than this, at any moment, is an error.
 ROOM = 16 * 1024 * 1024
@@ -95,7 +95,7 @@ def seal(
             _make(open_blob, diff_id, scanned, output, settings)
             return Sealed(
                 chain_dependent=scanned.chain_dependent,
-                digest=file_digest(output),
+                digest=_digest(output),
                 size=output.stat().st_size,
                 unpacked=scanned.unpacked,
                 entries=scanned.entries,
@@ -140,17 +140,17 @@ def check_tool() -> str:
     Raises:
         ConfigError: it is missing or too old.
     """
-    wanted = ".".join(str(number) for number in TOOL_VERSION)
+    wanted = f"install erofs-utils {'.'.join(str(number) for number in TOOL_VERSION)} or newer"
     try:
-        output = process.run([TOOL, "-V"], timeout=60).decode("utf-8", "replace")
+        output = process.run([TOOL, "-V"], timeout=TOOL_TIMEOUT).decode("utf-8", "replace")
     except process.ProcessError as error:
-        raise ConfigError(f"install erofs-utils {wanted} or newer: {error}") from error
+        if error.stderr:  # it runs, and is so old that it does not know -V
+            raise ConfigError(f"{TOOL} is too old: {wanted}") from error
+        raise ConfigError(f"{TOOL} {error.reason}: {wanted}") from error
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", output)
     numbers = tuple(int(number or 0) for number in found.groups()) if found else (0,)
     if found is None or numbers < TOOL_VERSION:
-        raise ConfigError(
-            f"{TOOL} is too old ({output.strip()[:60]}): install erofs-utils {wanted} or newer"
-        )
+        raise ConfigError(f"{TOOL} is too old ({output.strip()[:60]}): {wanted}")
     return found.group()
 
 
@@ -172,6 +172,11 @@ def _bounded(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
         yield chunk
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return ByteStream(iter(lambda: file.read(CHUNK), b"")).finish()
+
+
 def _apply_all(stream: ByteStream, applier: Applier, settings: SealSettings) -> None:
     unpacked = 0
     for entries, member in enumerate(tarstream.members(stream), start=1):
@@ -189,10 +194,11 @@ def _apply_all(stream: ByteStream, applier: Applier, settings: SealSettings) -> 
 
 
 def _command(diff_id: str, output: Path, compression: str) -> list[str]:
-    command = [TOOL, "--quiet", "--tar=f", "--sort=none", "-Enoinline_data", "-T0", "--mkfs-time"]
+    command = [TOOL, "--quiet", "--tar=f", "--sort=none", "-T0", "--mkfs-time"]
     command += ["-U", str(uuid.UUID(hex=hex_of(diff_id)[:32]))]
-    if compression != "none":
-        command.append(f"-z{compression}")
+    # Without compression, data in blocks of its own is written once; with it, that would only
+    # cost a block for every small file.
+    command.append("-Enoinline_data" if compression == "none" else f"-z{compression}")
     return [*command, str(output)]
 
 
@@ -210,8 +216,8 @@ def _make(
         stream = ByteStream(Blob(file).chunks())
         tool = process.start(
             argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdin=process.PIPE,
+            stdout=process.DEVNULL,
             stderr=messages,
             # mkfs.erofs before 1.9 runs for ever where its input ends too early.
             die_with_parent=True,

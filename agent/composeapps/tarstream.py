@@ -67,7 +67,10 @@ def _next_member(stream: ByteStream) -> Member | None:
         if member.type in (PAX_HEADER, PAX_GLOBAL):
             records = parse_pax(_read_special(stream, member.size))
             if member.type == PAX_GLOBAL:
-                # Go hands it out as an entry and drops what was collected for the next one.
+                # Go hands it out as an entry and drops what was collected for the next one. Where
+                # another record is not valid, Go settles by chance whether the name counts.
+                if records.get(b"path"):
+                    _merge(member, records, stream)
                 member.name = records.get(b"path") or member.name
                 return Member(PAX_GLOBAL, member.name, offset=stream.position)
         elif member.type in (GNU_LONG_NAME, GNU_LONG_LINK):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import layers as maker
-import odd_images
+import odd
 import pytest
 import random_layers
 from conftest import SEED
@@ -41,18 +41,7 @@ PACKINGS: tuple[tuple[str, Callable[[bytes], bytes], bool], ...] = (
     (maker.DOCKER, maker.plain, False),
     (maker.OCI, maker.zstd_in_frames, True),
 )
-CASES = {
-    name: layers
-    for make in (
-        odd_images.kinds,
-        odd_images.data,
-        odd_images.names_twice,
-        odd_images.attributes,
-        odd_images.layered,
-    )
-    for name, layers in make().items()
-}
-REFUSED = odd_images.refused()
+REFUSED = odd.refused()
 #: Random images; each costs the engine about a tenth of a second.
 EXAMPLES = int(os.environ.get("EXAMPLES") or 300)
 tally: Counter[str] = Counter()
@@ -74,7 +63,7 @@ class Judge:
             text=True,
         )
         self.count = itertools.count()
-        self.base = odd_images.base(self.program)
+        self.base = odd.base(self.program)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send one request and return its answer."""
@@ -124,11 +113,11 @@ def judge(testbed: Testbed) -> Iterator[Judge]:
     judge.process.wait()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", odd.IMAGES)
 def test_same_tree(judge: Judge, name: str) -> None:
     """Every layer of an image is the engine's own, and so is the whole chain."""
     has_base = not name.startswith("first")
-    image = judge.image(CASES[name], has_base)
+    image = judge.image(odd.IMAGES[name], has_base)
     answer = judge.judge(image, merged=has_base and len(image.layers) < 100)
     assert answer["engine"] == ""
     assert answer["sealed"] == ""
@@ -145,19 +134,19 @@ def test_same_refusal(judge: Judge, name: str) -> None:
     assert answer["differences"] == []
 
 
-@pytest.mark.parametrize("name", odd_images.refused_first())
+@pytest.mark.parametrize("name", odd.refused_first())
 def test_same_refusal_of_chains(judge: Judge, name: str) -> None:
     """As above, for what only the first layer of a chain or the layers below bring about."""
-    image = judge.image(odd_images.refused_first()[name], has_base=False)
+    image = judge.image(odd.refused_first()[name], has_base=False)
     answer = judge.judge(image)
     assert answer["engine"] != ""
     assert answer["sealed"].startswith("SealError: layer sha256:")
 
 
-@pytest.mark.parametrize("name", odd_images.stricter())
+@pytest.mark.parametrize("name", odd.stricter())
 def test_stricter_than_the_engine(judge: Judge, name: str) -> None:
     """What the engine may take and a sealed layer cannot hold exactly is refused."""
-    answer = judge.judge(judge.image([odd_images.stricter()[name]]))
+    answer = judge.judge(judge.image([odd.stricter()[name]]))
     assert answer["sealed"].startswith("SealError: layer sha256:")
 
 
