@@ -131,6 +131,7 @@ class Device:
             lock.write(f"`composeapps {verb}`, process {os.getpid()}\n")
             lock.flush()
             self._tidy()
+            self.open_or_rebuild_state()
             yield
             lock.truncate(0)
 

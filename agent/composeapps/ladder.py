@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 
-from composeapps import gate, install, reset, state, update
+from composeapps import fetch, gate, install, reset, state, update
 from composeapps.device import Device
 from composeapps.errors import (
+    ConfigError,
     EngineError,
     IntegrityError,
+    TrustError,
     UpdateFailedError,
 )
 from composeapps.plan import AppPlan, Plan, make_plan, read_document, read_release
@@ -33,7 +35,7 @@ def start(device: Device) -> Plan:
     """
     reset.finish_engine_reset(device)
     _ready_engine(device)
-    adopt_factory(device)
+    adopt(device)
     record = device.state.switching()
     if record is not None:
         try:
@@ -43,24 +45,45 @@ def start(device: Device) -> Plan:
     return run_best(device)
 
 
-def adopt_factory(device: Device) -> None:
-    """Take up the release of the image where the device has none, or an older one."""
-    digest = device.factory_digest
-    if not digest:
+def adopt(device: Device) -> None:
+    """Take up the release of the image where it is newer, or what a lost state file had committed.
+
+    Which of them wins is their version; one that failed here, or that is not complete, does not.
+    """
+    if device.state.switching() is not None:
         return
-    release = read_release(device, digest)
     current = device.state.release(device.state.current)
-    known = device.state.release(digest)
-    if current is not None and release.version <= current.version:
-        return
-    if known is None or known.state not in (state.FAILED, *state.SWITCHING):
-        begin_factory(device, digest)
+    found: list[tuple[int, str]] = []
+    if device.factory_digest:
+        digest = device.factory_digest
+        found.append((read_release(device, digest).version, digest))
+    if current is None:
+        found += _trusted(device)
+    for version, digest in sorted(found, reverse=True):
+        known = device.state.release(digest)
+        failed = known is not None and known.state == state.FAILED
+        if not failed and (current is None or version > current.version):
+            begin(device, digest)
+            return
 
 
-def begin_factory(device: Device, digest: str) -> None:
-    """Begin the switch to the release that the image carries; nothing has to be fetched."""
+def _trusted(device: Device) -> list[tuple[int, str]]:
+    """Return the release that was trusted last, where all of it is stored here."""
+    try:
+        found = device.trust.load(device.settings.device.channel)
+        digest = device.stores.data.put_blob(found.raw)
+        if fetch.missing(device, make_plan(device, digest, online=False)):
+            return []
+    except (TrustError, ConfigError, IntegrityError) as error:
+        log.info("nothing to take up from what was trusted last: %s", error)
+        return []
+    return [(found.release.version, digest)]
+
+
+def begin(device: Device, digest: str) -> None:
+    """Begin the switch to a release of which nothing has to be fetched."""
     document = read_document(device, digest)
-    release = Release.parse(document, "the factory release")
+    release = Release.parse(document, f"release {digest}")
     record = device.state.add_release(digest, release.channel, release.version, document)
     if record.state in (state.PENDING, state.FETCHING):
         device.state.advance(digest, state.FETCHING)

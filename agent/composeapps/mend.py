@@ -33,7 +33,7 @@ def refetch(device: Device, progress: fetch.Progress) -> bool:
     log.warning("the current release is incomplete: fetching what it lacks")
     plan = make_plan(device, current, online=True)
     fetch.fetch_layers(device, plan, progress)
-    ladder.run_best(device)
+    ladder.start(device)
     return True
 
 
@@ -46,7 +46,7 @@ def reset_to_factory(device: Device) -> Plan:
     record = device.state.release(digest)
     if record is not None and record.state == state.FAILED:
         device.state.retry(digest)
-    ladder.begin_factory(device, digest)
+    ladder.begin(device, digest)
     return ladder.start(device)
 
 

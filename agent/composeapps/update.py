@@ -121,7 +121,7 @@ def apply(device: Device, digest: str) -> Plan:
     Raises:
         UpdateFailedError: it did not pass; the device is back on what it ran before.
         EngineError: the engine does not answer; the switch goes on with the next run.
-        UnhealthyError: it did not pass and there is nothing to go back to.
+        IntegrityError: it did not pass, and what to go back to is damaged.
     """
     record = _record(device, digest)
     if record.state == state.ROLLING_BACK:
@@ -140,8 +140,6 @@ def apply(device: Device, digest: str) -> Plan:
     except (UnhealthyError, IntegrityError, EngineError, ProcessError, *_HOPELESS) as error:
         _require_engine(device, error)
         details = error.details if isinstance(error, GateError) else {}
-        if not device.state.current:
-            raise UnhealthyError(f"release {record.version} does not start: {error}") from error
         return roll_back(device, digest, str(error), details)
     event = device.state.commit(digest, "committed", _body(record))
     log.info("release %s committed, event %s", record.version, event.id)
@@ -160,23 +158,34 @@ def roll_back(
     record = _record(device, digest)
     device.state.advance(digest, state.ROLLING_BACK, reason)
     ready_engine(device)
+    outcome = _go_back(device, digest)
+    _fail(device, digest, reason, {**(details or {}), "outcome": outcome})
+    raise UpdateFailedError(f"release {record.version} failed ({reason}); {outcome}")
+
+
+def _go_back(device: Device, digest: str) -> str:
+    """Run the best other release and say how that went; without one, run nothing."""
     outcome = "rolled back"
+    damage: IntegrityError | None = None
     for candidate in candidates(device):
+        if candidate == digest:
+            continue
         try:
             plan = make_plan(device, candidate, online=False)
             install.tell(device, plan)
         except IntegrityError as error:
+            damage = error
             outcome = f"rolled back further, because of damage: {error}"
             continue
         try:
             run_apps(device, plan)
         except (UnhealthyError, ProcessError) as error:
             outcome += f", but: {error}"
-        break
-    else:
-        raise IntegrityError(f"release {record.version} failed ({reason}) and {outcome}")
-    _fail(device, digest, reason, {**(details or {}), "outcome": outcome})
-    raise UpdateFailedError(f"release {record.version} failed ({reason}); {outcome}")
+        return outcome
+    if damage is not None:
+        raise IntegrityError(f"there is no intact release to go back to: {damage}")
+    remove_apps(device, known_names(device))
+    return "there is no release to go back to"
 
 
 def candidates(device: Device) -> list[str]:

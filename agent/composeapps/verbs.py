@@ -60,7 +60,7 @@ def update(device: Device, options: Options) -> None:
                 raise
             log.warning("%s; going on with the release that is fetched already", error)
             found = None
-        if found is not None and found.verdict == machine.UP_TO_DATE:
+        if found is not None:
             mend.refetch(device, terminal.progress())
         target = device.state.get("target")
         if target and target != device.state.current:
@@ -76,9 +76,12 @@ def update(device: Device, options: Options) -> None:
 
 
 def _finish(device: Device) -> None:
-    record = device.state.switching()
-    if record is not None:
-        ladder.start(device)
+    """Finish a switch; what stands in its way may be what this update brings."""
+    if device.state.switching() is not None:
+        try:
+            ladder.start(device)
+        except (IntegrityError, UnhealthyError) as error:
+            log.warning("%s", error)
 
 
 def _fetched_target(device: Device) -> state.ReleaseRecord | None:

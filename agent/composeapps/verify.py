@@ -112,8 +112,8 @@ def _projects(device: Device, plan: Plan) -> Iterator[Finding]:
             except ComposeAppsError as error:
                 yield Finding("project", app.name, str(error), FETCH, (app.name,))
                 continue
-            wrong = difference(fresh, app.root)
-        if wrong and wrong != copies.MANIFEST:
+            wrong = difference(fresh, app.root, without=copies.MANIFEST)
+        if wrong:
             problem = f"{app.root / wrong} is not as published"
             yield Finding("project", app.name, problem, APP, (app.name,))
 
@@ -125,10 +125,14 @@ def _open(device: Device, digest: str) -> BinaryIO:
     return path.open("rb")
 
 
-def difference(wanted: Path, found: Path) -> str:
-    """Return the first relative path in which two trees differ, or an empty string."""
-    names = _tree(wanted)
-    others = _tree(found)
+def difference(wanted: Path, found: Path, without: str = "") -> str:
+    """Return the first relative path in which two trees differ, or an empty string.
+
+    Args:
+        without: a relative path that is not looked at.
+    """
+    names = _tree(wanted) - {without}
+    others = _tree(found) - {without}
     for name in sorted(names | others):
         if name not in names or name not in others or _differs(wanted / name, found / name):
             return name

@@ -121,7 +121,8 @@ def test_a_layer_that_two_apps_share(rig: Rig) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "wrong", "directory", "gone"])
 def test_an_engine_snapshots_link(rig: Rig, damage: str) -> None:
-    links = [p for p in rig.bed.path(f"{SNAPSHOTS}/snapshots").glob("*/fs") if p.is_symlink()]
+    snapshots = rig.bed.path(f"{SNAPSHOTS}/snapshots").iterdir()
+    links = [path / "fs" for path in snapshots if (path / "fs").is_symlink()]
     assert len(links) >= 3
     for link in links:
         link.unlink()
