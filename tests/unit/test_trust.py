@@ -19,6 +19,7 @@ from composeapps import tufclient
 from composeapps.config import Settings, SourceSettings
 from composeapps.errors import ConfigError, NotFoundError, SourceError, StateError, TrustError
 from composeapps.publish.drafting import Expiry
+from composeapps.ratchet import LAST, Ratchet, SignedTime
 from composeapps.source import Source
 from composeapps.trust import Trust
 from composeapps.trustcache import TrustCache
@@ -125,7 +126,18 @@ def test_an_entity_tag_is_only_for_its_own_url_and_timestamp(world: World) -> No
 
 
 def test_304_that_nobody_asked_for_is_the_servers_fault(world: World) -> None:
-    world.server.hook = lambda *_: Answer(304, b"", "")
+    unasked = Answer(304, b"", "")
+    world.server.hook = lambda *_: unasked
+    with pytest.raises(SourceError, match="unchanged"):
+        world.check()
+    world.server.hook = None
+    world.server.etags = False
+    world.check()
+    world.server.hook = lambda *_: unasked
+    with pytest.raises(SourceError, match="unchanged"):
+        world.check()
+    world.server.hook = lambda name, *_: None if "timestamp" in name else unasked
+    world.release(letter="b")
     with pytest.raises(SourceError, match="unchanged"):
         world.check()
 
@@ -387,6 +399,20 @@ def test_broken_memory_counts_as_none(world: World, text: str) -> None:
     world.check()
     world.memory.values = dict.fromkeys(world.memory.values, text)
     assert not world.check().changed
+
+
+def test_signed_time_goes_forward_only_under_the_same_keys() -> None:
+    ratchet = Ratchet(Memory())
+    for seconds, keys, expected in [
+        (100, ("a",), 100),
+        (50, ("a",), 100),
+        (200, ("a",), 200),
+        (50, ("b",), 50),
+        (-5, ("c",), 0),
+        (10**30, ("d",), LAST),
+    ]:
+        ratchet.see_time(SignedTime(seconds, keys))
+        assert ratchet.time() == SignedTime(expected, keys)
 
 
 # Damage of the cache

@@ -261,6 +261,22 @@ def test_a_hidden_root_in_the_middle_stops_the_chain(world: World) -> None:
     world.check()
 
 
+def test_the_held_release_outlives_a_rotation_that_does_not_arrive(world: World) -> None:
+    """Newer roots are kept, the set they belong to never comes: the old one can still be read."""
+    world.rotate("snapshot", "timestamp", old_too=False)
+    held = world.check().digest
+    for _ in range(2):
+        world.rotate("root", "targets", "snapshot", "timestamp", "stable", old_too=False)
+    version = world.metadata("snapshot").signed.version
+    world.server.missing = {f"metadata/{version}.snapshot.json"}
+    with pytest.raises(NotFoundError):
+        world.check()
+    assert len(list((world.cache / "roots").iterdir())) == 3
+    assert world.trust().load("stable").digest == held
+    world.server.missing = set()
+    world.check()
+
+
 def test_a_root_out_of_sequence(world: World) -> None:
     for _ in range(2):
         world.rotate("root")
@@ -406,14 +422,20 @@ def test_one_channels_keys_do_not_reach_another(world: World) -> None:
     assert not world.check().changed
 
 
-def test_a_role_with_too_wide_a_delegation_is_refused(world: World) -> None:
-    """Also a delegation that a maker made by hand and too wide does not let a role in."""
+@pytest.mark.parametrize("first", [True, False])
+def test_a_role_with_too_wide_a_delegation_is_refused(world: World, first: bool) -> None:
+    """Also a delegation that a maker made by hand and too wide does not let a role in.
+
+    The wide one comes first, or after the channel's own, which lists nothing then.
+    """
     thief = signer()
     world.keys["aaa"] = [thief]
 
     def wide(targets: Any) -> None:
         role = DelegatedRole("aaa", [], 1, terminating=True, paths=["*/*"])
-        targets.delegations.roles = {"aaa": role, **targets.delegations.roles}
+        own = targets.delegations.roles
+        own["stable"].terminating = False
+        targets.delegations.roles = {"aaa": role, **own} if first else {**own, "aaa": role}
         targets.add_key(thief.public_key, "aaa")
 
     channel = world.metadata("stable")
@@ -425,7 +447,10 @@ def test_a_role_with_too_wide_a_delegation_is_refused(world: World) -> None:
         meta = MetaFile.from_data(channel.signed.version, written, ["sha256"])
         signed.meta["aaa.json"] = meta
 
-    world.forge({"targets": wide, "snapshot": snapshot})
+    changes: dict[str, Callable[[Any], None]] = {"targets": wide, "snapshot": snapshot}
+    if not first:
+        changes["stable"] = lambda signed: signed.targets.clear()
+    world.forge(changes)
     refused(world, "signed by a role other than stable and targets")
 
 
