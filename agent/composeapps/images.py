@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from composeapps.errors import ConfigError, IntegrityError
+from composeapps.imageconfig import ImageConfig, parse_config
 from composeapps.oci import (
     INDEX_TYPES,
     MANIFEST_LIMIT,
     OCI_INDEX,
     OCI_MANIFEST,
     Descriptor,
-    ImageConfig,
     Manifest,
     Platform,
     Reference,
@@ -26,7 +26,6 @@ from composeapps.oci import (
     digest_of,
     is_index,
     load_json,
-    parse_config,
     parse_index,
     parse_manifest,
 )

@@ -55,6 +55,27 @@ _REGISTRY = re.compile(
 )
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _WORD = re.compile(r"[a-z0-9._-]{1,64}")
+_ARM_NAMES = {"armhf": "v7", "armel": "v6"}
+_ARCHITECTURES = {
+    "i386": "386",
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+}
+_VARIANTS = {
+    ("amd64", "v1"): "",
+    ("arm64", "8"): "",
+    ("arm64", "v8"): "",
+    ("arm64", "v8.0"): "",
+    ("arm64", "9"): "v9",
+    ("arm64", "9.0"): "v9",
+    ("arm64", "v9.0"): "v9",
+    ("arm", ""): "v7",
+    ("arm", "5"): "v5",
+    ("arm", "6"): "v6",
+    ("arm", "7"): "v7",
+    ("arm", "8"): "v8",
+}
 
 
 def parse_digest(value: object) -> str:
@@ -92,15 +113,12 @@ class Platform:
 
     def normal(self) -> Platform:
         """Return it with the names containerd's ``platforms.Normalize`` gives."""
-        architecture, variant = self.architecture, self.variant
-        architecture = {"aarch64": "arm64", "x86_64": "amd64", "armhf": "arm"}.get(
-            architecture, architecture
-        )
-        if (architecture, variant) in {("arm64", "v8"), ("amd64", "v1")}:
-            variant = ""
-        if architecture == "arm" and not variant:
-            variant = "v7"
-        return Platform(self.os, architecture, variant)
+        architecture, variant = self.architecture.lower(), self.variant.lower()
+        if architecture in _ARM_NAMES:
+            architecture, variant = "arm", _ARM_NAMES[architecture]
+        architecture = _ARCHITECTURES.get(architecture, architecture)
+        variant = _VARIANTS.get((architecture, variant), variant)
+        return Platform(self.os.lower(), architecture, variant)
 
     def matches(self, wanted: Platform) -> bool:
         """Say whether an image for this platform runs on the wanted one, variants equal."""
@@ -204,23 +222,22 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ImageConfig:
-    """What is needed of an image's config: its platform and its layers' diff IDs."""
-
-    platform: Platform
-    diff_ids: tuple[str, ...]
-
-
 def load_json(data: bytes, what: str) -> dict[str, Any]:
-    """Parse a JSON object; raises IntegrityError naming ``what`` where it is not one."""
+    """Parse a JSON object as Go does; raises IntegrityError naming ``what`` where it is none.
+
+    That is UTF-8 only, and no ``NaN``: what the engine could not read is not read here either.
+    """
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{what} is not a JSON object")
     return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def descriptor(value: object, what: str) -> Descriptor:
@@ -236,7 +253,9 @@ def descriptor(value: object, what: str) -> Descriptor:
         digest = parse_digest(value.get("digest"))
     except ConfigError as error:
         raise IntegrityError(f"{what}: {error}") from error
-    return Descriptor(media_type, digest, size, _annotations(value), _platform(value))
+    return Descriptor(
+        media_type, digest, size, _annotations(value), read_platform(value.get("platform"))
+    )
 
 
 def parse_manifest(data: bytes, what: str) -> Manifest:
@@ -249,7 +268,7 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     media_type = value.get("mediaType", OCI_MANIFEST)
     layers = value.get("layers")
     known = isinstance(media_type, str) and media_type in MANIFEST_TYPES
-    if value.get("schemaVersion") != 2 or not known:
+    if not _is_version_2(value) or not known:
         raise IntegrityError(f"{what} is not an image manifest (OCI, or Docker schema 2)")
     if not isinstance(layers, list) or len(layers) > LAYERS:
         raise IntegrityError(f"{what} has no list of at most {LAYERS} layers")
@@ -267,7 +286,7 @@ def parse_index(data: bytes, what: str) -> tuple[Descriptor, ...]:
     """Read the entries of an image index or manifest list; raises IntegrityError."""
     value = load_json(data, what)
     manifests = value.get("manifests")
-    if value.get("schemaVersion") != 2 or not isinstance(manifests, list):
+    if not _is_version_2(value) or not isinstance(manifests, list):
         raise IntegrityError(f"{what} is not an image index")
     if len(manifests) > INDEX_ENTRIES:
         raise IntegrityError(f"{what} has more than {INDEX_ENTRIES} entries")
@@ -285,58 +304,9 @@ def is_index(data: bytes, what: str) -> bool:
     return isinstance(media_type, str) and media_type in INDEX_TYPES
 
 
-def select_platform(entries: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
-    """Return the index entry for a platform; the first match counts, as in containerd.
-
-    Raises:
-        ConfigError: no entry is for that platform.
-    """
-    for entry in entries:
-        if entry.platform is not None and entry.platform.matches(wanted):
-            return entry
-    names = sorted({str(e.platform) for e in entries if e.platform and e.platform.os != "unknown"})
-    raise ConfigError(f"{what} has no image for {wanted}; it has {', '.join(names) or 'none'}")
-
-
-def parse_config(data: bytes, what: str) -> ImageConfig:
-    """Read an image config (image-spec, config); raises IntegrityError.
-
-    Types are checked strictly: Docker 26 answers every listing with an error once it holds an
-    image whose config it cannot read.
-    """
-    value = load_json(data, what)
-    rootfs = value.get("rootfs")
-    names = [value.get("os"), value.get("architecture"), value.get("variant", "")]
-    if not all(isinstance(name, str) for name in names) or not isinstance(rootfs, dict):
-        raise IntegrityError(f"{what} is not an image config: os, architecture or rootfs is wrong")
-    if rootfs.get("type") != "layers" or not isinstance(rootfs.get("diff_ids"), list):
-        raise IntegrityError(f"{what} has no list of diff IDs")
-    _check_config_types(value, what)
-    try:
-        diff_ids = tuple(parse_digest(item) for item in rootfs["diff_ids"])
-    except ConfigError as error:
-        raise IntegrityError(f"{what}: {error}") from error
-    return ImageConfig(Platform(*(str(name) for name in names)).normal(), diff_ids)
-
-
-def _check_config_types(value: Mapping[str, Any], what: str) -> None:
-    config = value.get("config") or {}
-    history = value.get("history") or []
-    if not isinstance(config, dict) or not isinstance(history, list):
-        raise IntegrityError(f"{what}: config or history has the wrong type")
-    kinds: dict[str, type] = {
-        "User": str, "Env": list, "Entrypoint": list, "Cmd": list, "WorkingDir": str,
-        "Labels": dict, "Volumes": dict, "ExposedPorts": dict, "StopSignal": str,
-        "Healthcheck": dict, "ArgsEscaped": bool, "OnBuild": list, "Shell": list,
-    }  # fmt: skip
-    for name, kind in kinds.items():
-        field_value = config.get(name)
-        if field_value is not None and not isinstance(field_value, kind):
-            raise IntegrityError(f"{what}: config.{name} has the wrong type")
-        if isinstance(field_value, list) and not all(isinstance(i, str) for i in field_value):
-            raise IntegrityError(f"{what}: config.{name} holds something that is not a string")
-    if any(not isinstance(entry, dict) for entry in history):
-        raise IntegrityError(f"{what}: history holds something that is not an object")
+def _is_version_2(value: Mapping[str, Any]) -> bool:
+    version = value.get("schemaVersion")
+    return isinstance(version, int) and version == 2
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
@@ -354,11 +324,11 @@ def _annotations(value: Mapping[str, Any]) -> dict[str, str]:
     return {key: text for key, text in annotations.items() if isinstance(text, str)}
 
 
-def _platform(value: Mapping[str, Any]) -> Platform | None:
-    platform = value.get("platform")
-    if not isinstance(platform, dict):
+def read_platform(value: object) -> Platform | None:
+    """Return the platform that an object's os, architecture and variant name, or None."""
+    if not isinstance(value, dict):
         return None
-    parts = [platform.get("os"), platform.get("architecture"), platform.get("variant", "")]
-    if not all(isinstance(part, str) for part in parts):
+    names = [value.get("os"), value.get("architecture"), value.get("variant") or "none"]
+    if not all(isinstance(name, str) and _WORD.fullmatch(name.lower()) for name in names):
         return None
-    return Platform(*(str(part) for part in parts)).normal()
+    return Platform(value["os"], value["architecture"], value.get("variant") or "").normal()
