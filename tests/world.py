@@ -68,9 +68,7 @@ class World:
         self.blobs.mkdir(parents=True)
         self._keys = directory / "keys"
         self._ask = keys.secrets_from({"COMPOSEAPPS_PASSWORD": PASSWORD}, None, None)
-        roles = {
-            role: RoleKeys((keys.generate(self._keys / role, PASSWORD),), 1) for role in ROLES
-        }
+        roles = {role: RoleKeys((keys.generate(self._keys / role, PASSWORD),), 1) for role in ROLES}
         self.repository, _ = Repository.init(self.site, roles, self.signers)
         self.repository.add_channel(CHANNEL, self.signers)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from composeapps import durable
 from composeapps.device import Device
+from composeapps.digests import file_digest
 from composeapps.errors import EngineError
 from composeapps.oci import digest_of
-from composeapps.store import file_digest
 
 #: File in each unpacked project that holds the artifact's manifest.
 MANIFEST = ".composeapps-artifact.json"

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from composeapps import durable
 from composeapps.bounds import CHUNK
+from composeapps.digests import file_digest
 from composeapps.errors import (
     IntegrityError,
     SourceError,
@@ -26,7 +27,6 @@ from composeapps.errors import (
 from composeapps.oci import Descriptor, Reference, hex_of
 from composeapps.pacing import Pace, RateLimiter, Round, persist
 from composeapps.places import Place, Stream, Wanted
-from composeapps.store import file_digest
 
 PART = ".part"
 #: Bytes written between two space checks.

@@ -9,18 +9,17 @@ A final name means verified bytes (law L2).
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from composeapps import durable
+from composeapps.digests import file_digest
 from composeapps.errors import IntegrityError
 from composeapps.oci import digest_of, hex_of
 
 SUFFIX = ".erofs"
-CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -173,16 +172,6 @@ class Stores:
             if layer is not None and str(layer.path) not in self.distrusted:
                 return layer
         return None
-
-
-def file_digest(path: Path) -> str:
-    """Return the digest of a file of any size; raises OSError where the medium fails."""
-    hasher = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        buffer = bytearray(CHUNK)
-        while count := file.readinto(buffer):
-            hasher.update(memoryview(buffer)[:count])
-    return f"sha256:{hasher.hexdigest()}"
 
 
 def verify_layer(layer: SealedLayer) -> bool:
