@@ -186,6 +186,8 @@ def _updater(root: bytes, directory: Path, where: Where, fetch: Fetch, rotations
         snapshot_max_length=METADATA_LIMIT,
         targets_max_length=METADATA_LIMIT,
     )
+    if not root:  # tuf 6 would take a cached root for it
+        raise TrustError("the TUF root that the image carries is empty: build the image anew")
     try:
         return Updater(
             str(directory),

@@ -83,6 +83,7 @@ def test_wrong_password_and_missing_file(tmp_path: Path) -> None:
         keys.load_signer(tmp_path / "b.pem", nobody)
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         keys.load_signer(tmp_path, nobody)
+    assert not keys.has_signer(tmp_path / "a.pub")
     with pytest.raises(ConfigError, match="only a public key"):
         keys.load_signer(tmp_path / "a.pub", nobody)
 
@@ -184,6 +185,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_signer_by_uri_signs_a_repository(elsewhere: Path, tmp_path: Path) -> None:
+    assert keys.has_signer(elsewhere)
     root = keys.load_signer(elsewhere, answer("1234"))
     others = {role: CryptoSigner.generate_ed25519() for role in ROLES if role != "root"}
     roles = {"root": RoleKeys((keys.public_key(elsewhere, nobody),))}

@@ -153,6 +153,11 @@ def public_key(path: Path, ask: Secrets) -> Key:
     return _public(path)[0]
 
 
+def has_signer(path: Path) -> bool:
+    """Say whether a ``.pub`` file names a URI to sign with; raises ConfigError if it is none."""
+    return bool(_public(path)[1])
+
+
 def load_signer(path: Path, ask: Secrets) -> Signer:
     """Return the signer of a ``.pem`` file, or of a ``.pub`` file that names a URI.
 
