@@ -53,7 +53,7 @@ def write_tree(tree: FileTree, stream: ByteStream, write: Write) -> None:
             write(_header(tree, node, tree.path_of(node)))
     for directory, name, node in _walk(tree):
         if tree.links[node] > 1 and not tree.is_main_name(directory, name, node):
-            write(_block(tree.path(directory, name), b"1", link=tree.path_of(node)))
+            write(_header(tree, node, tree.path(directory, name), link_to=tree.path_of(node)))
     write(bytes(2 * tarheader.BLOCK))
 
 
@@ -91,19 +91,18 @@ def _write_zeros(count: int, write: Write) -> None:
         count -= len(ZEROS)
 
 
-def _header(tree: FileTree, node: int, path: bytes) -> bytes:
+def _header(tree: FileTree, node: int, path: bytes, link_to: bytes = b"") -> bytes:
     mode = tree.modes[node]
-    kind = stat.S_IFMT(mode)
     is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
     return _block(
         path,
-        TYPES[kind],
+        b"1" if link_to else TYPES[stat.S_IFMT(mode)],
         mode=stat.S_IMODE(mode),
         uid=tree.uids[node],
         gid=tree.gids[node],
-        size=tree.sizes[node] if stat.S_ISREG(mode) else 0,
+        size=tree.sizes[node] if stat.S_ISREG(mode) and not link_to else 0,
         mtime=max(tree.mtimes[node], 0),  # NOW is negative
-        link=tree.targets.get(node, b""),
+        link=link_to or tree.targets.get(node, b""),
         device=tree.sizes[node] if is_device else 0,
         attributes=tree.xattrs.get(node),
     )

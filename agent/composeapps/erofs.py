@@ -260,13 +260,13 @@ class Image:
         name = PREFIXES[prefix] + raw[start : start + name_size]
         return name, raw[start + name_size : end], end + -end % 4
 
-    def lookup(self, path: bytes) -> Attributes | None:
+    def lookup(self, path: bytes, effort: rootpath.Effort) -> Attributes | None:
         """Return what is at a path, resolved inside this layer alone; None where nothing is.
 
         Raises:
             rootpath.PathError: the path leads through something that is no directory.
         """
-        node = rootpath.lstat(self, rootpath.resolve(self, path))
+        node = rootpath.lstat(self, rootpath.resolve(self, path, effort), effort)
         if node == MISSING:
             return None
         inode = self.inode(node)

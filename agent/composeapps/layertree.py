@@ -17,7 +17,7 @@ from typing import Protocol
 from composeapps import rootpath, tarheader, xattrs
 from composeapps.errors import SealError
 from composeapps.filetree import COST_VALUE, ROOT, FileTree
-from composeapps.rootpath import MISSING, PathError, text
+from composeapps.rootpath import MISSING, Effort, PathError, text
 from composeapps.tarheader import Member
 
 #: Nanoseconds; containerd sets every later time (2262-04-11) and every earlier one than 0 to 0.
@@ -52,7 +52,7 @@ class Attributes:
 class Below(Protocol):
     """One layer below: where implied directories are looked up."""
 
-    def lookup(self, path: bytes) -> Attributes | None:
+    def lookup(self, path: bytes, effort: Effort) -> Attributes | None:
         """Return what is at a path, resolved inside that layer alone; None where nothing is.
 
         Raises:
@@ -80,6 +80,7 @@ class Applier:
         self._forgotten: set[bytes] = set()
         self._directories: list[tuple[bytes, int]] = []
         self._last_parent: tuple[bytes, int] | None = None
+        self._effort = Effort()
 
     def apply(self, member: Member) -> None:
         """Do with one entry what containerd's applier does with it.
@@ -100,7 +101,9 @@ class Applier:
         """
         for name, mtime in self._directories:
             try:
-                node = rootpath.lstat(self.tree, rootpath.resolve(self.tree, name))
+                node = rootpath.lstat(
+                    self.tree, rootpath.resolve(self.tree, name, self._effort), self._effort
+                )
             except PathError as error:
                 raise SealError(f"entry {text(name)}: {error}") from error
             if node == MISSING:
@@ -154,7 +157,7 @@ class Applier:
 
     def _make_parents(self, path: bytes) -> int:
         """Resolve a path and make the directories that are not there (``mkparent``)."""
-        resolved = rootpath.resolve(self.tree, path)
+        resolved = rootpath.resolve(self.tree, path, self._effort)
         rootpath.check_length(resolved)
         node, parts = ROOT, rootpath.split(resolved)
         for index, part in enumerate(parts):
@@ -175,7 +178,7 @@ class Applier:
         if self._is_first:
             self._implied.add(node)
         for layer in self._below:
-            found = layer.lookup(path)
+            found = layer.lookup(path, self._effort)
             if found is None:
                 continue
             if stat.S_ISDIR(found.mode):
@@ -279,8 +282,8 @@ class Applier:
     def _link_target(self, link: bytes) -> int:
         """Return the inode that a hard-link entry means (``hardlinkRootPath``)."""
         above, slash, base = link.rpartition(b"/")
-        path = rootpath.join(rootpath.resolve(self.tree, above + slash), base)
-        node = rootpath.lstat(self.tree, path)
+        path = rootpath.join(rootpath.resolve(self.tree, above + slash, self._effort), base)
+        node = rootpath.lstat(self.tree, path, self._effort)
         if node == MISSING:
             raise PathError(f"its hard-link target {text(link)} does not exist")
         if self.tree.is_directory(node):

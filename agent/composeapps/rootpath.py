@@ -20,6 +20,8 @@ PATH_LIMIT = 4095 - 95
 #: Links; continuity's own limit, and the kernel's.
 LINK_LIMIT = 255
 KERNEL_LINK_LIMIT = 40
+#: Names looked up for one layer; some minutes at the most where all are in sealed layers.
+EFFORT_LIMIT = 10_000_000
 
 
 class PathError(Exception):
@@ -80,7 +82,23 @@ def check_length(path: bytes) -> None:
         raise PathError(f"a name in its path is longer than {NAME_LIMIT} bytes")
 
 
-def lstat(view: View, path: bytes) -> int:
+class Effort:
+    """Counts the names looked up for one layer, so that no layer can keep an agent busy for long.
+
+    Real layers need few: only paths through links or to what is not there yet are counted.
+    """
+
+    def __init__(self, limit: int = EFFORT_LIMIT) -> None:
+        self.left = limit
+
+    def spend(self) -> None:
+        """Count one name; raises PathError where there were too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise PathError("its layer leads through too many paths and symbolic links")
+
+
+def lstat(view: View, path: bytes, effort: Effort) -> int:
     """Return the node at a path, links followed in all but its last part, or MISSING.
 
     A link that leaves the root leads to a file system this code cannot see, and where containerd
@@ -89,6 +107,11 @@ def lstat(view: View, path: bytes) -> int:
     Raises:
         PathError: a part is no directory, a name is too long, or links lead in circles.
     """
+    return _lstat(view, path, effort)[0]
+
+
+def _lstat(view: View, path: bytes, effort: Effort) -> tuple[int, bool]:
+    """As ``lstat``, and say whether a link was followed on the way."""
     check_length(path)
     pending = split(path)[::-1]
     above = [view.root]
@@ -100,11 +123,12 @@ def lstat(view: View, path: bytes) -> int:
         if part == b"..":
             above.pop()
             if not above:
-                return MISSING
+                return MISSING, True
             continue
+        effort.spend()
         node = view.child(above[-1], part)
         if node == MISSING or not pending:
-            return node
+            return node, links > 0
         mode = view.mode(node)
         if stat.S_ISDIR(mode):
             above.append(node)
@@ -114,49 +138,73 @@ def lstat(view: View, path: bytes) -> int:
                 raise PathError("its path has too many symbolic links")
             target = view.target(node)
             if target.startswith(b"/"):
-                return MISSING
+                return MISSING, True
             pending.extend(split(target)[::-1])
         else:
             raise PathError(f"{text(part)} in its path is not a directory")
-    return above[-1]
+    return above[-1], links > 0
 
 
 class _Walk:
-    """One resolution: a tree and the number of links met so far."""
+    """One resolution: a tree, the number of links met so far, and where it stands."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, effort: Effort) -> None:
         self.view = view
+        self.effort = effort
         self.links = 0
+        # The path looked at last, if no link was on it: a directory, or nothing.
+        self.known: tuple[bytes, int] = (b"/", view.root)
 
     def step(self, path: bytes) -> tuple[bytes, bool]:
-        """Return a path, or what its last part links to, and whether it is a link."""
+        """Return a clean absolute path, or what its last part links to, and whether it is one."""
         if self.links > LINK_LIMIT:
             raise PathError("its path has too many symbolic links")
-        path = join(b"/", path)
         if path == b"/":
             return path, False
-        node = lstat(self.view, path)
-        if node == MISSING or not stat.S_ISLNK(self.view.mode(node)):
+        node = self._node(path)
+        mode = self.view.mode(node) if node != MISSING else 0
+        if node == MISSING or not stat.S_ISLNK(mode):
             return path, False
         self.links += 1
         return self.view.target(node), True
 
+    def _node(self, path: bytes) -> int:
+        above, _, base = path.rpartition(b"/")
+        where, directory = self.known
+        followed = False
+        if (above or b"/") != where:
+            node, followed = _lstat(self.view, path, self.effort)
+        elif len(path) > PATH_LIMIT or len(base) > NAME_LIMIT:
+            check_length(path)
+        if (above or b"/") == where:
+            self.effort.spend()
+            node = MISSING if directory == MISSING else self.view.child(directory, base)
+        if not followed and (node == MISSING or stat.S_ISDIR(self.view.mode(node))):
+            self.known = (path, node)
+        return node
+
     def through(self, path: bytes) -> bytes:
         """Follow every part of a path once, from its beginning."""
         parts = split(path)
-        if path.startswith(b"/"):
-            current = b"/"
-        else:
-            current, _ = self.step(parts[0] if parts else b"")
+        current = b"/"
+        if not path.startswith(b"/"):
+            current, _ = self.step(join(b"/", parts[0] if parts else b""))
             parts = parts[1:]
         for part in parts:
-            found, is_link = self.step(join(current, part))
+            found, is_link = self.step(_below(current, part))
             relative = is_link and not found.startswith(b"/")
             current = join(current, found) if relative else found
         return current
 
 
-def resolve(view: View, path: bytes) -> bytes:
+def _below(current: bytes, part: bytes) -> bytes:
+    """Join a name to a path and root the result; quickly where there is nothing to clean."""
+    if part in (b".", b"..") or b"/." in current or b"//" in current or current[:1] != b"/":
+        return join(b"/", join(current, part))
+    return b"%s/%s" % (current.rstrip(b"/"), part)
+
+
+def resolve(view: View, path: bytes, effort: Effort) -> bytes:
     """Return the path that a name means inside a root: absolute, clean, no part of it a link.
 
     Raises:
@@ -164,7 +212,7 @@ def resolve(view: View, path: bytes) -> bytes:
     """
     if not path:
         return b"/"
-    walk = _Walk(view)
+    walk = _Walk(view, effort)
     while True:
         before = walk.links
         path = walk.through(path)

@@ -23,6 +23,7 @@ PAX_HEADER, PAX_GLOBAL = b"xg"
 GNU_SPARSE, GNU_LONG_NAME, GNU_LONG_LINK = b"SLK"
 
 _INTEGER = re.compile(rb"[+-]?[0-9]+\Z")
+_OCTAL = re.compile(rb"[0-7]+\Z")
 _DIGITS = re.compile(rb"[0-9]*\Z")
 
 
@@ -74,7 +75,7 @@ def _octal(field_bytes: bytes) -> int:
     digits = until_nul(field_bytes.strip(b" \0"))
     if not digits:
         return 0
-    if not digits.isdigit():
+    if not _OCTAL.match(digits):
         raise ValueError("a number is not octal")
     return int(digits, 8)
 
