@@ -26,11 +26,14 @@ from composeapps.oci import (
     EMPTY_TYPE,
     OCI_MANIFEST,
     Descriptor,
+    Platform,
     digest_of,
 )
 from composeapps.publish import pack
 from composeapps.publish.project import NAME, Loaded, comparable, offline_compose
 
+#: Annotation: what an app was published for, like ``linux/amd64,linux/arm64``.
+PLATFORMS = "io.composeapps.platforms"
 #: The generated Compose file; Docker's own publisher calls it so too.
 PINS = "image-digests.yaml"
 EMPTY = b"{}"
@@ -50,12 +53,22 @@ class Packed:
         """The digest of the manifest, which is the app's."""
         return digest_of(self.manifest)
 
+    def open(self, blob: Descriptor) -> io.BytesIO:
+        """Open a blob; a ``projectdir.OpenBlob``."""
+        return io.BytesIO(self.blobs[blob.digest])
 
-def make(loaded: Loaded, pins: Mapping[str, str], limit: int = pack.DEFAULT_LIMIT) -> Packed:
+
+def make(
+    loaded: Loaded,
+    pins: Mapping[str, str],
+    platforms: Sequence[Platform],
+    limit: int = pack.DEFAULT_LIMIT,
+) -> Packed:
     """Return the artifact of a loaded project.
 
     Args:
         pins: ``registry/repository@digest`` by service.
+        platforms: that it is published for.
         limit: bytes that all packed files together may have.
 
     Raises:
@@ -75,7 +88,7 @@ def make(loaded: Loaded, pins: Mapping[str, str], limit: int = pack.DEFAULT_LIMI
         layers.append(_add(blobs, pack.write(entries, limit), COMPOSE_FILES_TAR, {}))
     annotations = {artifact.FILE: pins_name}
     layers.append(_add(blobs, pins_file(pins, loaded.profiles), COMPOSE_FILE, annotations))
-    return Packed(_manifest(loaded, layers, blobs), blobs)
+    return Packed(_manifest(loaded, platforms, layers, blobs), blobs)
 
 
 def pins_file(pins: Mapping[str, str], profiles: Sequence[str] = ()) -> bytes:
@@ -115,7 +128,7 @@ def verify(packed: Packed, loaded: Loaded, pins: Mapping[str, str], program: Seq
 def read(packed: Packed, root: Path, program: Sequence[str]) -> dict[str, Any]:
     """Unpack an artifact into an empty directory and return Compose's comparable model of it."""
     parsed = artifact.parse(packed.manifest, _WHAT)
-    projectdir.unpack(parsed, lambda blob: io.BytesIO(packed.blobs[blob.digest]), root, _WHAT)
+    projectdir.unpack(parsed, packed.open, root, _WHAT)
     project = Project.unpacked(NAME, parsed, root)
     compose = offline_compose(program, environment={"HOME": "/composeapps-home"})
     return comparable(compose.config(project, every_profile=True), root)
@@ -186,8 +199,16 @@ def _content(loaded: Loaded, name: str) -> bytes:
     return data
 
 
-def _manifest(loaded: Loaded, layers: list[dict[str, Any]], blobs: dict[str, bytes]) -> bytes:
-    annotations = {artifact.ENV_FILES: json.dumps(list(loaded.env_files))}
+def _manifest(
+    loaded: Loaded,
+    platforms: Sequence[Platform],
+    layers: list[dict[str, Any]],
+    blobs: dict[str, bytes],
+) -> bytes:
+    annotations = {
+        artifact.ENV_FILES: json.dumps(list(loaded.env_files)),
+        PLATFORMS: ",".join(sorted(map(str, platforms))),
+    }
     if loaded.directory != ".":
         annotations[artifact.DIRECTORY] = loaded.directory
     manifest = {

@@ -92,27 +92,43 @@ def load(sources: Sources, program: Sequence[str], platforms: Sequence[Platform]
         env_files = [_inside(stage, name, "--env-file") for name in _env_files(sources)]
         if len(set(files)) != len(files):
             raise ConfigError("a Compose file is named twice")
-        loader = _Loader(stage, program, files, env_files)
-        found = loader.references()
-        model = loader.model()
-        needs = judge(model, stage, platforms)
-        policy.parse(model, str(sources.directory), strict=True)
-        _note_references(found, stage, needs)
-        for name in sorted(loader.unset):
-            text = f"variable {name}, which is not set here: empty, unless its env file sets it"
-            needs.note("device", text)
-        needs.check()
-        return Loaded(
-            root,
-            directory,
-            tuple(files),
-            tuple(env_files),
-            _names(found.compose, stage),
-            _names(found.env, stage),
-            sources.profiles,
-            needs,
-            comparable(model, stage.link),
-        )
+        return inspect(stage, files, env_files, program, platforms, sources.profiles)
+
+
+def inspect(
+    stage: Stage,
+    files: Sequence[str],
+    env_files: Sequence[str],
+    program: Sequence[str],
+    platforms: Sequence[Platform],
+    profiles: tuple[str, ...] = (),
+) -> Loaded:
+    """Load and judge a staged project, a maker's or one from an artifact; raises as ``load``.
+
+    Args:
+        files, env_files: for Compose's flags, relative to the tree.
+    """
+    loader = _Loader(stage, program, files, env_files)
+    found = loader.references()
+    model = loader.model()
+    needs = judge(model, stage, platforms)
+    policy.parse(model, str(stage.root), strict=True)
+    _note_references(found, stage, needs)
+    for name in sorted(loader.unset):
+        text = f"variable {name}, which is not set here: empty, unless its env file sets it"
+        needs.note("device", text)
+    needs.check()
+    return Loaded(
+        stage.root,
+        os.path.relpath(stage.project, stage.link),
+        tuple(files),
+        tuple(env_files),
+        _names(found.compose, stage),
+        _names(found.env, stage),
+        profiles,
+        needs,
+        comparable(model, stage.link),
+    )
 
 
 def comparable(model: Mapping[str, Any], root: Path) -> dict[str, Any]:

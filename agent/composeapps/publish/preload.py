@@ -1,0 +1,126 @@
+"""A channel's release for one platform as a factory store, to be put into a device's image.
+
+::
+
+    root.json          the newest TUF root, for /usr/share/composeapps/root.json
+    release.json       the release that was verified
+    trust/             its metadata, with which a device verifies it again without network
+    blobs/sha256/      app artifacts, and the images' indexes, manifests and configs
+    layers/            every layer, sealed
+
+Everything is reached by digest from the verified release. The same release, platform and
+``mkfs.erofs`` give the same bytes; times and owners are not part of it, image builders set those.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from composeapps import durable
+from composeapps.errors import ConfigError, UsageError
+from composeapps.oci import Platform, Reference
+from composeapps.publish.apps import Tools, read_app
+from composeapps.publish.sealing import copy_layers
+from composeapps.release import NAME, Release
+from composeapps.store import Store
+from composeapps.trust import CheckResult, Trust
+
+ROOT = "root.json"
+TRUST = "trust"
+
+
+@dataclass
+class Memory:
+    """What a device would remember; a preload remembers nothing."""
+
+    values: dict[str, str] = field(default_factory=dict)
+
+    def get(self, key: str, default: str = "") -> str:
+        """Return a value, or the default where it was never set."""
+        return self.values.get(key, default)
+
+    def put(self, key: str, value: str) -> None:
+        """Set a value."""
+        self.values[key] = value
+
+
+#: Makes the TUF client for a scratch directory and a memory.
+MakeTrust = Callable[[Path, Memory], Trust]
+
+
+def preload(
+    channel: str,
+    platform: Platform,
+    output: Path,
+    root: bytes,
+    make_trust: MakeTrust,
+    tools: Tools,
+) -> Release:
+    """Write the factory store; it appears under its name when it is complete.
+
+    Args:
+        output: is made; there must be nothing.
+        root: bytes of the root that the device's image will carry.
+        make_trust: gives the client that starts from that root.
+
+    Raises:
+        UsageError: there is something under that name already.
+        TrustError: the release does not chain to the root.
+        ConfigError, SealError: an app cannot run on that platform.
+        SourceError, IntegrityError: content could not be had.
+    """
+    if output.exists():
+        raise UsageError(f"{output} exists: name another directory, or remove it first")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output.parent} is not a directory")
+    with (
+        tempfile.TemporaryDirectory(prefix="composeapps-") as scratch,
+        durable.new_directory(output, 0o755) as temporary,
+    ):
+        try:
+            trust = make_trust(Path(scratch), Memory())
+            checked = trust.check(channel)
+            trust.export(channel, temporary / TRUST)
+            _write(temporary / ROOT, root)
+            _write(temporary / NAME, checked.raw)
+            _fill(temporary, checked, platform, tools)
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise
+    return checked.release
+
+
+def _fill(directory: Path, checked: CheckResult, platform: Platform, tools: Tools) -> None:
+    store = Store(directory)
+    for path in (store.blobs, store.layers):
+        path.mkdir(parents=True)
+    _put(store, checked.raw)
+    for app in checked.release.apps.values():
+        _add_app(Reference.parse(app.artifact), platform, store, tools)
+    for path in (directory, store.blobs, store.blobs.parent, store.layers):
+        path.chmod(0o755)
+
+
+def _add_app(reference: Reference, platform: Platform, store: Store, tools: Tools) -> None:
+    made = read_app(reference, [platform], tools)
+    for data in (made.packed.manifest, *made.packed.blobs.values()):
+        _put(store, data)
+    for image in made.survey.all():
+        *manifests, config = image.documents
+        for item in manifests:
+            _put(store, tools.content.read(image.reference, item.digest, item.size, "manifest"))
+        _put(store, tools.content.read(image.reference, config.digest, config.size, "blob"))
+        copy_layers(tools.sealer.seal(image, tools.content), store.layers)
+
+
+def _put(store: Store, data: bytes) -> None:
+    store.blob_path(store.put_blob(data)).chmod(0o644)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    path.chmod(0o644)
