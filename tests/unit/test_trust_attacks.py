@@ -524,6 +524,22 @@ def test_fast_forward_of_metadata_versions_and_recovery(world: World, far: int) 
     assert world.check().release.version == 2
 
 
+def test_a_repository_restored_from_an_old_backup(world: World) -> None:
+    keep = world.directory / "keep"
+    shutil.copytree(world.directory / "repo", keep)
+    for _ in range(5):
+        world.release(letter="b")
+    world.check()
+    shutil.rmtree(world.directory / "repo")
+    shutil.copytree(keep, world.directory / "repo")
+    world.release(letter="c")
+    refused(world, "older metadata than this device has seen")
+    world.rotate("snapshot", "timestamp")
+    refused(world, "offers release 2, this device has seen 6")
+    world.release(letter="d", version=7)
+    assert world.check().release.version == 7
+
+
 def test_a_poisoned_time_is_let_go_with_the_timestamp_key(tmp_path: Path) -> None:
     """A stolen timestamp key signs as of 2120; careless expiry makes that believable."""
     world = World(tmp_path, expiry=Expiry(36_500, 36_500, 36_500, 36_500))
