@@ -11,8 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from composeapps.errors import ConfigError
 
@@ -21,6 +20,21 @@ FILES = (
     Path("/etc/composeapps/composeapps.toml"),
 )
 DROP_INS = Path("/etc/composeapps/conf.d")
+
+
+def _least(default: Any, least: float) -> Any:
+    """Return a setting that may not be smaller: what it counts or paces would stop or spin."""
+    return field(default=default, metadata={"least": least})
+
+
+def _one_of(*choices: str) -> Any:
+    """Return a setting that has to be one of some words, the first by default."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+def _program(*argv: str) -> Any:
+    """Return a setting that is a command line; it may not be empty."""
+    return field(default=argv, metadata={"least": 1})
 
 
 @dataclass(frozen=True)
@@ -59,13 +73,13 @@ class SourceSettings:
     #: OCI layout looked at first for every blob; "none" for registries only.
     layout: str = ""
     #: Seconds; for one connection attempt and for each read of a socket.
-    timeout: float = 30.0
+    timeout: float = _least(30.0, 0.1)
     #: Seconds a whole look for a release may take, and bytes it may read.
-    check_timeout: float = 120.0
-    check_bytes: int = 32 * 1024 * 1024
+    check_timeout: float = _least(120.0, 1.0)
+    check_bytes: int = _least(32 * 1024 * 1024, 1024)
     #: Tries for one download before it counts as failed, and downloads under way at once.
-    attempts: int = 5
-    parallel: int = 3
+    attempts: int = _least(5, 1)
+    parallel: int = _least(3, 1)
     #: Bytes per second over all downloads; 0 means no cap.
     rate: int = 0
     #: PEM files.
@@ -95,7 +109,7 @@ class SealSettings:
     """``[seal]``: how layers become sealed layers."""
 
     #: ``lz4hc``, ``lz4`` or ``none``; the kernel needs only lz4 for the first two.
-    compression: str = "lz4hc"
+    compression: str = _one_of("lz4hc", "lz4", "none")
     #: Bytes; a layer that unpacks to more is refused.
     layer_limit: int = 64 * 1024**3
     #: Entries; a layer with more is refused.
@@ -110,11 +124,11 @@ class EngineSettings:
     containerd: str = "/run/containerd/containerd.sock"
     docker_root: Path = Path("/var/lib/docker")
     containerd_root: Path = Path("/var/lib/containerd")
-    compose: tuple[str, ...] = ("docker-compose",)
-    stop: tuple[str, ...] = ("systemctl", "stop", "docker.socket", "docker", "containerd")
-    start: tuple[str, ...] = ("systemctl", "start", "containerd", "docker")
+    compose: tuple[str, ...] = _program("docker-compose")
+    stop: tuple[str, ...] = _program("systemctl", "stop", "docker.socket", "docker", "containerd")
+    start: tuple[str, ...] = _program("systemctl", "start", "containerd", "docker")
     #: How sealed layers are mounted: ``file`` (Linux 6.12), ``loop``, or ``auto`` for the first.
-    mount: str = "auto"
+    mount: str = _one_of("auto", "file", "loop")
     #: Seconds until a freshly started engine must answer.
     ready_timeout: float = 120.0
 
@@ -124,13 +138,13 @@ class UpdateSettings:
     """``[update]``: polling and gates."""
 
     #: Seconds between two looks, and how much of it is added at random at the most.
-    interval: float = 3600.0
+    interval: float = _least(3600.0, 1.0)
     jitter: float = 600.0
     #: Seconds an app has to become healthy, and that a service without healthcheck must stay up.
-    health_timeout: float = 300.0
+    health_timeout: float = _least(300.0, 1.0)
     settle: float = 10.0
     #: Starts of one release that were interrupted (by power cuts) before it counts as failed.
-    attempts: int = 5
+    attempts: int = _least(5, 1)
     #: Bytes that every file system keeps free.
     reserve: int = 32 * 1024 * 1024
 
@@ -168,17 +182,31 @@ def load(files: Iterable[Path] = FILES, drop_ins: Path = DROP_INS) -> Settings:
         ConfigError: a file is not TOML, or holds an unknown name or a value of the wrong type.
     """
     merged: dict[str, Any] = {}
-    extra = sorted(drop_ins.glob("*.toml")) if drop_ins.is_dir() else []
-    for path in [*files, *extra]:
-        if not path.exists():
-            continue
-        try:
-            values = tomllib.loads(path.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+    for path in [*files, *_drop_ins(drop_ins)]:
+        values = _read(path)
         parse(values, str(path))
         _merge(merged, values)
     return parse(merged, "settings")
+
+
+def _drop_ins(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be read: {error.strerror}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number too long
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def parse(values: Mapping[str, Any], where: str) -> Settings:
@@ -187,12 +215,12 @@ def parse(values: Mapping[str, Any], where: str) -> Settings:
     hints = get_type_hints(Settings)
     for name, value in values.items():
         if name not in hints:
-            raise ConfigError(f"{where}: unknown section [{name}]")
+            raise ConfigError(f"{where}: unknown section {name[:60]!r}")
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: {name} has to be a table")
+            raise ConfigError(f"{where}: {name[:60]!r} has to be a table")
         if name == "registry":
             sections[name] = {
-                host: _section(RegistrySettings, entry, f'{where}: [registry."{host}"]')
+                host: _section(RegistrySettings, entry, f"{where}: [registry.{host[:60]!r}]")
                 for host, entry in value.items()
             }
         else:
@@ -204,20 +232,20 @@ def _section(kind: Any, values: object, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} has to be a table")
     hints = get_type_hints(kind)
-    known = {item.name for item in fields(kind)}
+    known = {item.name: item.metadata for item in fields(kind)}
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{where} has no setting {name!r}; known: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"{where} has no setting {name[:60]!r}; known: {', '.join(sorted(known))}"
+            )
         given[name] = _value(hints[name], value, f"{where} {name}")
+        _check(given[name], known[name], f"{where} {name}")
     return kind(**given)
 
 
 def _value(kind: Any, value: object, where: str) -> object:
-    origin = get_origin(kind)
-    if origin in (Union, UnionType):
-        kind = next(choice for choice in get_args(kind) if choice is not type(None))
-    if origin is tuple:
+    if get_origin(kind) is tuple:
         if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
             raise ConfigError(f"{where} has to be a list of strings")
         return tuple(value)
@@ -225,13 +253,26 @@ def _value(kind: Any, value: object, where: str) -> object:
         if not isinstance(value, str) or not value.startswith("/"):
             raise ConfigError(f"{where} has to be an absolute path")
         return Path(value)
+    if isinstance(value, (int, float)) and not 0 <= value < 2**53:
+        raise ConfigError(f"{where} is out of range")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} has to be of type {kind.__name__}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < 2**53:
-        raise ConfigError(f"{where} is out of range")
     return value
+
+
+def _check(value: Any, metadata: Mapping[str, Any], where: str) -> None:
+    choices, least = metadata.get("choices"), metadata.get("least", 0)
+    if choices and value not in choices:
+        raise ConfigError(f"{where} has to be one of {', '.join(choices)}")
+    if isinstance(value, tuple) and (len(value) < least or (least and not value[0])):
+        raise ConfigError(f"{where} has to name a program")
+    if isinstance(value, (int, float)) and value < least:
+        raise ConfigError(f"{where} has to be {least:g} or more")
+    texts = value if isinstance(value, tuple) else [str(value)]
+    if any("\0" in text for text in texts):
+        raise ConfigError(f"{where} holds a NUL character")
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
