@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from composeapps import rootpath, tarstream
 from composeapps.blobstream import ByteStream
@@ -31,6 +32,11 @@ def applied(layer: bytes, below: Sequence[Below] = (), memory: int = MEMORY) -> 
         applier.apply(member)
     applier.finish()
     return applier
+
+
+def opener(path: Path) -> Callable[[], BinaryIO]:
+    """Return what opens a file at its beginning, each time."""
+    return lambda: path.open("rb")
 
 
 @dataclass

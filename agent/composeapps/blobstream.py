@@ -156,6 +156,7 @@ class ByteStream:
         self._at = 0
         self._before = 0
         self._hash = hashlib.sha256()
+        self._error: IntegrityError | SealError | None = None
 
     @property
     def position(self) -> int:
@@ -163,7 +164,14 @@ class ByteStream:
         return self._before + self._at
 
     def _more(self) -> bool:
-        chunk = next(self._chunks, None)
+        if self._error is not None:
+            raise self._error
+        try:
+            chunk = next(self._chunks, None)
+        except (IntegrityError, SealError) as error:
+            # It would look like an ordinary end to whoever asks again.
+            self._error = error
+            raise
         if chunk is None:
             return False
         self._before += len(self._buffer)

@@ -1,7 +1,7 @@
 """Writes a tree as a tar stream in which everything is said, for ``mkfs.erofs --tar=f``.
 
 Directories first, then files in the order in which their data comes out of the layer, then
-everything else, hard links last: so ``mkfs.erofs`` (seen with 1.8.2 to 1.9.4) never has to guess an
+everything else, hard links last: so ``mkfs.erofs`` (seen with 1.8.6 to 1.9.4) never has to guess an
 owner, a mode or a time. ustar headers, with a PAX header before those that need one; overlay
 whiteouts are the character devices 0:0 that they are.
 """

@@ -29,8 +29,8 @@ from composeapps.layertree import Applier
 from composeapps.oci import hex_of
 
 TOOL = "mkfs.erofs"
-#: The first one with --sort and --mkfs-time; 1.7 has neither and loses the times.
-TOOL_VERSION = (1, 8, 2)
+#: 1.7 has neither --sort nor --mkfs-time and loses the times; 1.8.2 to 1.8.4 cut names of 255 bytes.
+TOOL_VERSION = (1, 8, 5)
 #: Seconds until it has said its version; it does nothing else then.
 TOOL_TIMEOUT = 60.0
 #: Bytes; what a tree and zstd's window may take together, so that a whole process that seals stays

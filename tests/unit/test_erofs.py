@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import layers as maker
@@ -13,7 +12,7 @@ import odd
 import pytest
 from layers import directory, file, symlink, tar, xattrs
 from mkfs import directory_with_mkfs
-from trees import Layer, applied, of_image, of_tree
+from trees import Layer, applied, of_image, of_tree, opener
 
 from composeapps import rootpath
 from composeapps.config import SealSettings
@@ -41,7 +40,7 @@ def sealed(place: Path, *layers: bytes, compression: str = "lz4hc") -> list[Path
         blob, output = place / "blob", place / f"{len(files)}.erofs"
         blob.write_bytes(layer)
         settings = SealSettings(compression=compression)
-        seal(partial(blob.open, "rb"), maker.digest(layer), files, output, settings)
+        seal(opener(blob), maker.digest(layer), files, output, settings)
         files.append(output)
     return files
 
