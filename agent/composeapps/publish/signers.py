@@ -7,7 +7,6 @@ for without need. What the files are: ``keys``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,12 +55,7 @@ def can_sign(path: Path) -> bool:
     """
     if path.suffix != ".pub":
         return True
-    if path.with_suffix(".pem").exists():
-        return False
-    try:
-        return bool(json.loads(path.read_bytes()).get("uri"))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no public key file of composeapps-publish") from error
+    return not path.with_suffix(".pem").exists() and keys.has_signer(path)
 
 
 def pairs(values: Sequence[str], flag: str) -> dict[str, list[str]]:
