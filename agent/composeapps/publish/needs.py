@@ -62,6 +62,8 @@ def judge(model: Mapping[str, Any], stage: Stage, platforms: Sequence[Platform])
         platforms: that the app is published for.
     """
     judged = _Judge(stage, platforms)
+    if not model.get("services"):
+        judged.needs.problems.append(f"{stage.root} has no services: there is nothing to run")
     for name, service in _items(model, "services"):
         judged.service(name, service)
     for kind in ("configs", "secrets"):
@@ -120,8 +122,8 @@ class _Judge:
             self.needs.note("device", text)
         options = value.get("driver_opts") or {}
         device = str(options.get("device", ""))
-        if kind == "volume" and "bind" in str(options.get("o", "")) and device.startswith("/"):
-            side, path = self._stage.judge(device)
+        if kind == "volume" and "bind" in str(options.get("o", "")):
+            side, path = self._stage.judge(os.path.join(self._stage.project, device))
             if side is Side.DEVICE:
                 self.needs.note("device", f"{path} ({where})")
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,9 @@ def load(sources: Sources, program: Sequence[str], platforms: Sequence[Platform]
     """
     root, directory = _tree(sources)
     with staged(root, directory) as stage:
-        files = [_inside(stage, name, "-f") for name in _files(sources)]
         env_files = [_inside(stage, name, "--env-file") for name in _env_files(sources)]
+        named = _files(sources, lambda texts: _Loader(stage, program, (), env_files).fill(texts))
+        files = [_inside(stage, name, "-f") for name in named]
         if len(set(files)) != len(files):
             raise ConfigError("a Compose file is named twice")
         return inspect(stage, files, env_files, program, platforms, sources.profiles)
@@ -160,12 +161,19 @@ class _Loader:
 
     def references(self) -> References:
         project = self._project
-        return scan(
-            project.files, project.directory, project.env_files, self._interpolate, self._check
-        )
+        try:
+            return scan(
+                project.files, project.directory, project.env_files, self._interpolate, self._check
+            )
+        except ConfigError as error:
+            raise ConfigError(self._stage.plain(str(error))) from error
 
     def model(self) -> dict[str, Any]:
         return self._config(self._project)
+
+    def fill(self, texts: Sequence[str]) -> list[str]:
+        """Return texts with the variables in them replaced by Compose."""
+        return self._interpolate(texts, self._project.env_files)
 
     def _config(self, project: Project) -> dict[str, Any]:
         try:
@@ -173,7 +181,7 @@ class _Loader:
         except ProcessError as error:
             if not error.stderr:
                 raise
-            raise ConfigError(f"Compose: {self._stage.plain(last_line(error))}") from error
+            raise ConfigError(f"Compose: {self._stage.plain(complaint(error))}") from error
 
     def _interpolate(self, texts: Sequence[str], env_files: Sequence[Path]) -> list[str]:
         labels = {str(number): text for number, text in enumerate(texts)}
@@ -203,9 +211,10 @@ def offline_compose(program: Sequence[str], **options: Any) -> Compose:
     return Compose(EngineSettings(compose=tuple(program), docker="unix:///nonexistent"), **options)
 
 
-def last_line(error: ProcessError) -> str:
-    """Return what Compose says is wrong: the last line it wrote, without its level."""
-    return error.stderr.strip().splitlines()[-1].strip()
+def complaint(error: ProcessError) -> str:
+    """Return what Compose says is wrong, on one line and without what it logs besides."""
+    lines = [line.strip() for line in error.stderr.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("time="))[:500]
 
 
 def _tree(sources: Sources) -> tuple[Path, str]:
@@ -220,15 +229,18 @@ def _tree(sources: Sources) -> tuple[Path, str]:
     return root, relative if relative == "." else check_name(relative, "the project")
 
 
-def _files(sources: Sources) -> list[str]:
+def _files(sources: Sources, fill: Callable[[Sequence[str]], list[str]]) -> list[str]:
+    """Return the Compose files: those named, else those of ``.env``, else the usual ones."""
     if sources.files:
         return list(sources.files)
     dotenv = sources.directory / DOTENV
-    if dotenv.is_file() and _COMPOSE_FILE.search(dotenv.read_text("utf-8", "replace")):
-        raise ConfigError(f"{dotenv} sets COMPOSE_FILE: name the Compose files with -f instead")
+    uses_dotenv = dotenv.is_file() and not sources.env_files
+    if uses_dotenv and _COMPOSE_FILE.search(dotenv.read_text("utf-8", "replace")):
+        names, separator = fill(["${COMPOSE_FILE:-}", "${COMPOSE_PATH_SEPARATOR:-:}"])
+        return [name for name in names.split(separator) if name]
     found = []
-    for names in (DEFAULT_FILES, DEFAULT_OVERRIDES):
-        found += [name for name in names if (sources.directory / name).is_file()][:1]
+    for choices in (DEFAULT_FILES, DEFAULT_OVERRIDES):
+        found += [name for name in choices if (sources.directory / name).is_file()][:1]
     if not found or found[0] in DEFAULT_OVERRIDES:
         raise ConfigError(f"{sources.directory} has no {DEFAULT_FILES[0]}: name a file with -f")
     return found
