@@ -117,6 +117,7 @@ x-composeapps: {health_timeout: 2m, profiles: [debug]}
             "common/base.yaml": "services: {root: {image: busybox, env_file: ./b.env}, leaf: "
             "{extends: root, volumes: ['./d:/d:ro']}, unused: {image: x, env_file: no.env}}",
             "common/b.env": "B=1",
+            "common/no.env": "of a service that nobody extends",
             "common/d/keep": "",
             "parts/db/compose.yaml": "services: {db: {image: 'postgres:${PG}', env_file: db.env, "
             "healthcheck: {test: [CMD, 'true']}}}",
@@ -134,6 +135,7 @@ x-composeapps: {health_timeout: 2m, profiles: [debug]}
     assert model["services"]["log"]["command"] == ["debug"]
     assert model["services"]["shared"]["environment"] == {"B": "1"}
     assert (tmp_path / "device/parts/db/db.env").read_text() == "P=1\n"
+    assert not (tmp_path / "device/common/no.env").exists()
     assert sorted(path.name for path in (tmp_path / "device").iterdir()) == [
         *(".env", "common", "compose.override.yaml", "compose.yaml", "conf"),
         *("image-digests.yaml", "key", "l.env", "parts", "seccomp.json", "web.env"),
@@ -176,6 +178,20 @@ def test_same_project_elsewhere_gives_the_same_digest(tmp_path: Path) -> None:
     assert publish(first)[1] == publish(second)[1]
     (second / ".env").write_text("VERSION=2\n")
     assert publish(first)[1].digest != publish(second)[1].digest
+
+
+def test_what_would_be_another_project_on_a_device_is_not_published(tmp_path: Path) -> None:
+    project = write(tmp_path, {"compose.yaml": "services: {web: {image: x, command: [a, b]}}"})
+    loaded = load(Sources(project), COMPOSE, [AMD64])
+    pins = {"web": f"registry.test/web@sha256:{DIGEST}"}
+    good = making.make(loaded, pins, [AMD64])
+    making.verify(good, loaded, pins, COMPOSE)
+    with pytest.raises(ConfigError, match=r'services.web.image is "x" here and "registry.test/w'):
+        making.verify(good, loaded, {}, COMPOSE)
+    (project / "compose.yaml").write_text("services: {web: {image: x, command: [a, c]}}")
+    changed = making.make(loaded, pins, [AMD64])
+    with pytest.raises(ConfigError, match=r'services.web.command\[1\] is "b" here and "c" there'):
+        making.verify(changed, loaded, pins, COMPOSE)
 
 
 def test_variables_come_from_files_only(tmp_path: Path) -> None:
