@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from composeapps.oci import (
@@ -103,6 +104,22 @@ class Blobs(dict[str, bytes]):
     def files_tar(self, data: bytes) -> dict[str, Any]:
         """Add a tar as our layer type."""
         return self.put(data, COMPOSE_FILES_TAR)
+
+
+def write_layout(directory: Path, blobs: Blobs, entries: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write an OCI image layout as builders do; entries by the name they are given in it."""
+    folder = directory / "blobs" / "sha256"
+    folder.mkdir(parents=True, exist_ok=True)
+    for digest, data in blobs.items():
+        (folder / digest.removeprefix("sha256:")).write_bytes(data)
+    manifests = [
+        {**entry, "annotations": {"org.opencontainers.image.ref.name": name}}
+        for name, entry in entries.items()
+    ]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+    (directory / "index.json").write_text(json.dumps(index))
+    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return directory
 
 
 def member(name: str, data: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:

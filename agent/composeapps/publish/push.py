@@ -128,15 +128,20 @@ class Layout:
             if annotations.get(REF_NAME) == name:
                 del annotations[REF_NAME]
         entries = {
-            (item.get("annotations", {}).get(REF_NAME, ""), item["digest"]): item
-            for item in [*others, {**entry, "annotations": {REF_NAME: name}}]
+            _key(item): item for item in [*others, {**entry, "annotations": {REF_NAME: name}}]
         }
+        named = {digest for found, digest in entries if found}
+        keys = sorted(key for key in entries if key[0] or key[1] not in named)
         value = {
             "schemaVersion": 2,
             "mediaType": OCI_INDEX,
-            "manifests": [entries[key] for key in sorted(entries)],
+            "manifests": [entries[key] for key in keys],
         }
         durable.write_file(self._index, json.dumps(value, separators=(",", ":")).encode(), _FILE)
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, str]:
+    return entry.get("annotations", {}).get(REF_NAME, ""), entry["digest"]
 
 
 def _name(reference: Reference, digest: str) -> str:
