@@ -87,6 +87,7 @@ def replace_by_link(path: Path, target: Path) -> None:
     something in it is removed with all it holds.
     """
     if path.is_symlink() and os.readlink(path) == str(target):
+        fsync_dir(path.parent)  # the run that made it may have been interrupted before this
         return
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     with suppress(FileNotFoundError):

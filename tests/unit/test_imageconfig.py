@@ -108,6 +108,7 @@ def test_a_config_with_all_that_an_image_may_say() -> None:
         {"config": {"Healthcheck": {"Test": "true"}}},
         {"config": {"Healthcheck": {"Interval": "30s"}}},
         {"config": {"Healthcheck": {"Retries": 1.5}}},
+        {"config": {"Healthcheck": {"Retries": True}}},
         {"config": {"Healthcheck": {"Timeout": 2**63}}},
     ],
     ids=str,
