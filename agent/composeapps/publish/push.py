@@ -124,9 +124,8 @@ class Layout:
             parse_index(data, str(self._index))
             others = load_json(data, str(self._index))["manifests"]
         for other in others:
-            annotations = other.get("annotations", {})
-            if annotations.get(REF_NAME) == name:
-                del annotations[REF_NAME]
+            if _key(other)[0] == name:
+                del other["annotations"][REF_NAME]
         entries = {
             _key(item): item for item in [*others, {**entry, "annotations": {REF_NAME: name}}]
         }
@@ -141,7 +140,9 @@ class Layout:
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str]:
-    return entry.get("annotations", {}).get(REF_NAME, ""), entry["digest"]
+    annotations = entry.get("annotations")
+    name = annotations.get(REF_NAME) if isinstance(annotations, dict) else ""
+    return name if isinstance(name, str) else "", entry["digest"]
 
 
 def _name(reference: Reference, digest: str) -> str:

@@ -28,11 +28,14 @@ def init(options: argparse.Namespace) -> None:
     given: dict[str, list[str]] = pairs(options.role_key, "--role-key")
     counts = numbers(options.count, "--count")
     _check_roles([*given, *counts], TOP_LEVEL)
+
+    def password(name: str) -> str | None:
+        return None if options.no_password else ask(name)
+
     for role in TOP_LEVEL:
         if role not in given:
             if options.keys is None:
                 raise UsageError(f"no key for {role}: name a directory with --keys")
-            password = None if options.no_password else ask(f"password for {role} keys")
             given[role] = signers.generate(
                 options.keys, role, counts.get(role, 1), options.scheme, password
             )

@@ -8,7 +8,7 @@ for without need. What the files are: ``keys``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -93,9 +93,12 @@ def role_keys(
 
 
 def generate(
-    directory: Path, role: str, count: int, scheme: str, password: str | None
+    directory: Path, role: str, count: int, scheme: str, password: Callable[[str], str | None]
 ) -> list[str]:
     """Make the keys of one role and return their files; those that exist already are taken.
+
+    Args:
+        password: asked for the password of a new key; None keeps it in the clear.
 
     Raises:
         ConfigError: a key cannot be written.
@@ -104,6 +107,6 @@ def generate(
     for number in range(1, count + 1):
         path = directory / (role if count == 1 else f"{role}-{number}")
         if not path.with_suffix(".pem").exists():
-            keys.generate(path, password, scheme)
+            keys.generate(path, password(f"password for {path}.pem"), scheme)
         paths.append(str(path.with_suffix(".pem")))
     return paths
