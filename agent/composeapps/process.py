@@ -62,7 +62,7 @@ def run(
         warn: gets what it said on standard error although it ended well.
 
     Raises:
-        ProcessError: it is not installed, ran out of time, or its exit code is not 0.
+        ProcessError: it cannot be started, ran out of time, or its exit code is not 0.
     """
     environment = clean_environment(env)
     if cwd is not None:
@@ -77,10 +77,8 @@ def run(
             env=environment,
             check=False,
         )
-    except FileNotFoundError as error:
-        raise ProcessError(argv, "cannot be started, it is not installed") from error
-    except PermissionError as error:
-        raise ProcessError(argv, "cannot be started, permission is denied") from error
+    except OSError as error:
+        raise ProcessError(argv, _why_not(error, argv)) from error
     except subprocess.TimeoutExpired as error:
         raise ProcessError(argv, f"did not end within {timeout:g} s") from error
     if done.returncode != 0:
@@ -105,7 +103,7 @@ def start(
         die_with_parent: let the kernel kill it when the thread that called this ends.
 
     Raises:
-        ProcessError: it is not installed.
+        ProcessError: it cannot be started.
     """
     try:
         return subprocess.Popen(
@@ -116,8 +114,15 @@ def start(
             env=clean_environment(env),
             preexec_fn=_death_with_parent() if die_with_parent else None,
         )
-    except FileNotFoundError as error:
-        raise ProcessError(argv, "cannot be started, it is not installed") from error
+    except OSError as error:
+        raise ProcessError(argv, _why_not(error, argv)) from error
+
+
+def _why_not(error: OSError, argv: Sequence[str]) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename == argv[0]:
+        return "cannot be started, it is not installed"
+    where = f" ({error.filename})" if error.filename not in (None, argv[0]) else ""
+    return f"cannot be started: {error.strerror}{where}"
 
 
 def _death_with_parent() -> Callable[[], None]:

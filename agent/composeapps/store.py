@@ -46,13 +46,16 @@ def layer_name(diff_id: str, chain_id: str, digest: str) -> str:
 def parse_layer_name(path: Path) -> SealedLayer | None:
     """Return what a file name says, or None where it is not a sealed layer's name."""
     parts = path.name.removesuffix(SUFFIX).split(".")
-    hexadecimal = set("0123456789abcdef")
     if not path.name.endswith(SUFFIX) or len(parts) not in (2, 3):
         return None
-    if any(len(part) != 64 or not set(part) <= hexadecimal for part in parts):
+    if not all(_is_hex(part) for part in parts):
         return None
     chain = f"sha256:{parts[1]}" if len(parts) == 3 else ""
     return SealedLayer(path, f"sha256:{parts[0]}", chain, f"sha256:{parts[-1]}")
+
+
+def _is_hex(name: str) -> bool:
+    return len(name) == 64 and set(name) <= set("0123456789abcdef")
 
 
 class Store:
@@ -105,7 +108,7 @@ class Store:
         """Yield the digest of every blob of this store."""
         if self.blobs.is_dir():
             for path in sorted(self.blobs.iterdir()):
-                if len(path.name) == 64:
+                if _is_hex(path.name):
                     yield f"sha256:{path.name}"
 
     def find_layer(self, diff_id: str, chain_id: str) -> SealedLayer | None:
@@ -160,7 +163,7 @@ class Stores:
                 found = True
                 continue
             found = True
-            if digest_of(data) == digest:
+            if len(data) <= limit and digest_of(data) == digest:
                 return data
         state = "is damaged" if found else "is missing"
         raise IntegrityError(f"blob {digest} {state} in every local store")

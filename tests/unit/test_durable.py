@@ -72,6 +72,7 @@ CASES: dict[str, tuple[Callable[[Path], None], Any, list[Any], Any]] = {
     "link for an empty directory": (link, {}, [None], "-> /new"),
     "link for a full directory": (link, {"x": OLD}, [{}, None], "-> /new"),
     "link for another link": (link, "-> /old", [], "-> /new"),
+    "link for a link to a directory": (link, "-> .", [], "-> /new"),
     "link for a file": (link, OLD, [], "-> /new"),
     "link as it is": (link, "-> /new", [], "-> /new"),
     "remove a file": (durable.remove, OLD, [], None),
