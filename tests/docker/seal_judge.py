@@ -16,12 +16,15 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
 
+from composeapps import seal as seal_module
 from composeapps.config import SealSettings
 from composeapps.errors import ComposeAppsError
 from composeapps.mounts import mount_layer, unmount
@@ -32,8 +35,17 @@ from composeapps.store import SealedLayer
 SNAPSHOTS = Path("/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots")
 STORE = Path("/var/lib/composeapps/judge")
 MOUNTS = Path("/run/judge")
-#: Printed by a program inside the container, for every name: type, mode, owner, size, time, device.
-STAT = "find / -xdev -exec stat -c '%n|%F|%a|%u|%g|%Y|%t:%T|%h' {} \\; 2>&1"
+#: What a program inside prints of every name: type, mode, owner, links, time, device; and of every
+#: file what is in it.
+LOOK = (
+    "B=/bin/busybox;"
+    "$B find / -xdev -exec $B stat -c '%F|%a|%u|%g|%h|%Y|%t:%T|%n' {} \\; ;"
+    "$B find / -xdev -type f -exec $B md5sum {} \\; | $B sed 's/  /|/'"
+)
+#: Names that the engine makes or changes in a container.
+ENGINES = {b"", b"/", b"/etc", b"/.dockerenv"} | {
+    b"/etc/" + name for name in (b"hosts", b"hostname", b"resolv.conf", b"mtab")
+}
 Node = dict[str, Any]
 
 
@@ -119,40 +131,53 @@ class Judge:
         return differences(walk(self.engine[chain]), walk(self.mounted[chain]), self.started)
 
     def compare_merged(self, name: str, chains: list[str]) -> list[str]:
-        """Compare the chains as overlays, from outside and by a program that runs inside them."""
-        found = []
-        for index, places in enumerate((self.engine, self.mounted)):
-            target = MOUNTS / f"merged{index}"
-            target.mkdir(parents=True, exist_ok=True)
-            # Short names: mount(8) can pass 255 bytes only.
-            for number, chain in enumerate(reversed(chains)):
-                short = Path(f"/run/{number}")
-                short.unlink(missing_ok=True)
-                short.symlink_to(places[chain])
-            lower = ":".join(f"/run/{number}" for number in range(len(chains)))
-            options = f"ro,lowerdir={lower}"
-            subprocess.run(
-                ["mount", "-t", "overlay", "overlay", "-o", options, str(target)], check=True
-            )
-            inside = subprocess.run(
-                ["chroot", str(target), "/bin/busybox", "sh", "-c", STAT],
-                capture_output=True,
-                check=False,
-            )
-            found.append((walk(target), sorted(inside.stdout.split(b"\n"))))
-        for index in range(2):
-            subprocess.run(["umount", str(MOUNTS / f"merged{index}")], check=True)
-        (outside, inside_engine), (sealed, inside_sealed) = found
-        result = [f"merged: {text}" for text in differences(outside, sealed, self.started)]
-        own = self.client.create_container(name, ["/bin/busybox", "sh", "-c", STAT])
-        self.client.remove_container(own["Id"])
-        if len(inside_engine) < 10:
-            result.append("no program ran inside the chain")
-        if [_timeless(line) for line in inside_engine] != [
-            _timeless(line) for line in inside_sealed
-        ]:
-            result.append("a program inside sees another tree")
+        """Compare the chains as overlays, and a real container with a program inside ours."""
+        trees = []
+        for places in (self.engine, self.mounted):
+            with overlay([places[chain] for chain in reversed(chains)]) as target:
+                trees.append(walk(target))
+                if places is self.mounted:
+                    command = ["chroot", str(target), "/bin/busybox", "sh", "-c", LOOK]
+                    ours = subprocess.run(command, capture_output=True, check=False).stdout
+        result = [f"merged: {text}" for text in differences(trees[0], trees[1], self.started)]
+        theirs = seen(self.in_container(name))
+        if len(theirs) < 10:
+            result.append("no program ran inside the container")
+        for line in sorted(theirs ^ seen(ours))[:20]:
+            where = "the container" if line in theirs else "the sealed chain"
+            result.append(f"only a program in {where} sees {line!r}")
         return result
+
+    def in_container(self, name: str) -> bytes:
+        """Run a program in a container of the engine's own, and return what it printed."""
+        command = ["/bin/busybox", "sh", "-c", LOOK]
+        host = self.client.create_host_config(network_mode="none")
+        container = self.client.create_container(name, command, host_config=host)["Id"]
+        try:
+            self.client.start(container)
+            self.client.wait(container)
+            printed: bytes = self.client.logs(container, stderr=False)
+        finally:
+            self.client.remove_container(container, force=True)
+        return printed
+
+    def without_room(self, request: Node) -> Node:
+        """Seal a layer where there is too little room for it."""
+        target = MOUNTS / "small"
+        target.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(target)], check=True)
+        blob = Path(request["blob"])
+        answer = {"error": "", "left": [""]}
+        # Room for the data but not for the sealed file as well: only mkfs.erofs finds out.
+        seal_module.ROOM = request["room"]
+        try:
+            diff_id, output = request["diff_id"], target / "output"
+            seal(lambda: blob.open("rb"), diff_id, [], output, SealSettings())
+        except ComposeAppsError as error:
+            answer["error"] = f"{type(error).__name__}: {error}"
+        answer["left"] = os.listdir(target)
+        subprocess.run(["umount", str(target)], check=True)
+        return answer
 
     def forget(self) -> None:
         """Unmount and remove what was sealed, so that thousands of layers do not pile up."""
@@ -163,12 +188,38 @@ class Judge:
         self.files.clear()
 
 
-def _timeless(line: bytes) -> bytes:
-    """Leave out times that are "now" in the engine's tree and 0 in a sealed one."""
-    parts = line.split(b"|")
-    if len(parts) == 8 and (parts[5] == b"0" or int(parts[5]) > time.time() - 3600):
-        parts[5] = b"-"
-    return b"|".join(parts)
+@contextmanager
+def overlay(layers: list[Path]) -> Iterator[Path]:
+    """Mount layers, topmost first, over one another."""
+    target = MOUNTS / "merged"
+    target.mkdir(parents=True, exist_ok=True)
+    # Short names: mount(8) can pass 255 bytes only.
+    for number, layer in enumerate(layers):
+        short = Path(f"/run/{number}")
+        short.unlink(missing_ok=True)
+        short.symlink_to(layer)
+    options = "ro,lowerdir=" + ":".join(f"/run/{number}" for number in range(len(layers)))
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(target)], check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+def seen(printed: bytes) -> set[bytes]:
+    """Return what a program saw, without what the engine puts into every container."""
+    lines = set()
+    # The engine's log keeps no bytes that are not UTF-8.
+    for line in printed.decode("utf-8", "replace").encode().split(b"\n"):
+        parts = line.split(b"|")
+        name = parts[-1]
+        if name in ENGINES or name.startswith((b"/dev", b"/proc", b"/sys")):
+            continue
+        # Times that are "now" in the engine's tree are 0 in a sealed one.
+        if len(parts) == 8 and (parts[5] == b"0" or int(parts[5]) > time.time() - 3600):
+            parts[5] = b"-"
+        lines.add(b"|".join(parts))
+    return lines
 
 
 def walk(root: Path) -> dict[bytes, Node]:
@@ -243,9 +294,11 @@ def main() -> None:
     judge = Judge()
     for line in sys.stdin:
         request = json.loads(line)
+        answer: Node = {}
         if request.get("forget"):
             judge.forget()
-            answer: Node = {}
+        elif "room" in request:
+            answer = judge.without_room(request)
         else:
             answer = judge.judge(request)
         print(json.dumps(answer), flush=True)

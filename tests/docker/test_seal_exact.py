@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,19 @@ def test_damaged_compression(judge: Judge, pack: Callable[[bytes], bytes]) -> No
     answer = judge.judge(image)
     assert answer["engine"] != ""
     assert answer["sealed"].startswith("IntegrityError: layer sha256:")
+
+
+@pytest.mark.parametrize("room", [16 * 2**20, 4096, 0])
+def test_no_room(judge: Judge, room: int) -> None:
+    """A full file system is told as such, whether we or mkfs.erofs meet it first."""
+    noise = random.Random(5).randbytes(2**20)
+    layer = maker.tar(*(maker.file(f"{number}", noise) for number in range(45)))
+    path = judge.bed.work / "large"
+    path.write_bytes(layer)
+    answer = judge.ask(room=room, blob="/run/work/large", diff_id=maker.digest(layer))
+    path.unlink()
+    assert answer["error"].startswith("SpaceError: ")
+    assert answer["left"] == []
 
 
 @seed(SEED)
