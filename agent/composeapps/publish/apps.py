@@ -133,7 +133,7 @@ def _blobs(reference: Reference, parsed: artifact.Artifact, tools: Tools) -> dic
 
 
 def _measure(packed: Packed, surveyed: Survey, tools: Tools) -> dict[str, Size]:
-    extra = len(packed.manifest) + sum(map(len, packed.blobs.values()))
+    extra = len(packed.manifest) + artifact.parse(packed.manifest, "the app").size
     return measure(surveyed, tools.sealer, tools.content, extra)
 
 

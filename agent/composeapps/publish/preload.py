@@ -99,7 +99,11 @@ def _fill(directory: Path, checked: CheckResult, platform: Platform, tools: Tool
     for path in (store.blobs, store.layers):
         path.mkdir(parents=True)
     _put(store, checked.raw)
-    for app in checked.release.apps.values():
+    for name, app in checked.release.apps.items():
+        if app.sizes and str(platform) not in app.sizes:
+            raise ConfigError(
+                f"app {name} is published for {', '.join(app.sizes)}, not for {platform}"
+            )
         _add_app(Reference.parse(app.artifact), platform, store, tools)
     for path in (directory, store.blobs, store.blobs.parent, store.layers):
         path.chmod(0o755)
