@@ -90,6 +90,9 @@ class Judge:
             try:
                 for line in self.client.load_image(archive):
                     refused = refused or str(line.get("error") or "")
+                    # Docker 28 says it so, after it has said "Loaded image".
+                    if line.get("stream", "").startswith("Error unpacking"):
+                        refused = line["stream"]
             except docker.errors.APIError as error:
                 refused = str(error)
         new = sorted({int(name) for name in os.listdir(SNAPSHOTS)} - before)

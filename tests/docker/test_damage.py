@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rig import STORE, Rig
+
 from testbed import Testbed
 
 CONTAINERD = "/var/lib/containerd"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from rig import Rig
-from testbed import Testbed
 from world import TICKER
+
+from testbed import Testbed
 
 EXITS = TICKER.replace("trap exit TERM;", "echo sorry >&2; exit 3;")
 UNHEALTHY = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(

@@ -202,7 +202,7 @@ def test_damaged_compression(judge: Judge, pack: Callable[[bytes], bytes]) -> No
     assert answer["sealed"].startswith("IntegrityError: layer sha256:")
 
 
-@pytest.mark.parametrize("room", [16 * 2**20, 4096, 0])
+@pytest.mark.parametrize("room", [16 * 2**20, 0])
 def test_no_room(judge: Judge, room: int) -> None:
     """A full file system is told as such, whether we or mkfs.erofs meet it first."""
     noise = random.Random(5).randbytes(2**20)
