@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from testbed import SETTINGS, Testbed
 from world import World
+
+from testbed import SETTINGS, Testbed
 
 STORE = "/var/lib/composeapps/store"
 LAYERS = "/run/composeapps/layers"

@@ -2,7 +2,7 @@
 
 Everything is written to one site directory (``metadata/``, ``targets/``, ``oci/``), as any web
 server could host it. Images are a static busybox and a few files, in several layers, so that a
-test takes seconds. Apps are written without ``composeapps-publish app``, which has tests of its own.
+test takes seconds. Apps are written without ``composeapps-publish app``, which has own tests.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from securesystemslib.signer import Signer
 
 from composeapps.oci import (
     COMPOSE_FILE,
@@ -73,7 +75,7 @@ class World:
         self.repository.add_channel(CHANNEL, self.signers)
 
     @property
-    def signers(self) -> list[keys.Signer]:
+    def signers(self) -> list[Signer]:
         """Everybody who can sign."""
         return [keys.load_signer(self._keys / f"{role}.pem", self._ask) for role in ROLES]
 

@@ -1,5 +1,5 @@
-"""``make demo``: a Compose app is published, signed, pulled, sealed, started, updated, broken, rolled
-back, corrupted and reset, on a real Docker Engine that unpacks nothing. Told as a story with times.
+"""``make demo``: a Compose app is published, signed, pulled, sealed, started, updated, broken,
+rolled back, corrupted and reset, on a real Docker Engine that unpacks nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "qemu")]
 
-from testbed import SETTINGS, Testbed  # noqa: E402
-
 from demo import images  # noqa: E402 - needs the path above
 from demo.projects import WEB_UNHEALTHY, write_project  # noqa: E402
+from testbed import SETTINGS, Testbed  # noqa: E402
 
 CHANNEL = "stable"
 SITE = "/run/work/site"
@@ -62,7 +61,19 @@ def publish(story: Story, web: int, telemetry: int) -> None:
         )  # fmt: skip
         pinned = json.loads(out.strip().splitlines()[-1])["artifact"]
         apps.append(f"{name}={pinned}")
-    story.run("composeapps-publish", "release", SITE, CHANNEL, *apps, "--keys", "/run/work/keys")
+    story.run(
+        "composeapps-publish",
+        "release",
+        SITE,
+        CHANNEL,
+        *apps,
+        "--keys",
+        "/run/work/keys",
+        "--cache",
+        "/run/work/cache",
+        "--platform",
+        "linux/amd64",
+    )
 
 
 def visits(story: Story) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from blobs import LINUX, OCI_LAYER, Blobs, member, tar, write_layout
 from mkfs import directory_with_mkfs
-from servers import DockerRegistry
+from registryserver import DockerRegistry
 from stock import program, write
 
 from composeapps.artifact import parse

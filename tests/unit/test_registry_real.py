@@ -19,7 +19,8 @@ from certificates import Authority, Identity
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
-from servers import HOST, PASSWORD, USER, Asked, DockerRegistry, HttpServer, Reply
+from registryserver import DockerRegistry
+from servers import HOST, PASSWORD, USER, Asked, HttpServer, Reply
 
 from composeapps import config, oci
 from composeapps.bounds import Bounds

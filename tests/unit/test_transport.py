@@ -169,7 +169,8 @@ def drip(*, before: bytes, pause: float = 0.1) -> Callable[[Wire], None]:
     def script(wire: Wire) -> None:
         wire.request()
         wire.send(before)
-        while True:
+        end = time.monotonic() + 15  # so that a client without bounds fails and does not hang
+        while time.monotonic() < end:
             wire.send(b"x")
             time.sleep(pause)
 
@@ -434,6 +435,14 @@ def test_a_proxy_that_floods_its_headers_is_cut() -> None:
 
     with RawServer(script) as proxy, pytest.raises(SourceError):
         transport(https_proxy=proxy.url).fetch(Request("https://origin.test/", 5), 200)
+
+
+def test_a_host_that_is_no_name_is_a_source_error_behind_a_proxy_too() -> None:
+    """A token server's name comes from a registry; Python's own codec rejects this one."""
+    with StaticServer({}) as server, Proxy({UNKNOWN: server.port}) as proxy:
+        reach = transport(https_proxy=proxy.url)
+        with pytest.raises(SourceError):
+            reach.fetch(Request(f"https://{UNKNOWN}/", 5), 200)
 
 
 def test_a_proxy_that_cannot_be_used_is_named() -> None:
