@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from composeapps import durable
 from composeapps.config import Settings
-from composeapps.errors import BusyError, ConfigError, NewerStateError, StateError
+from composeapps.errors import BusyError, ConfigError, DamagedStateError
 from composeapps.oci import Platform, digest_of
 from composeapps.store import Store, Stores
 
@@ -24,6 +23,18 @@ if TYPE_CHECKING:
     from composeapps.source import Source
     from composeapps.state import State
     from composeapps.trust import Trust
+
+
+#: What uname(2) calls machines whose platform has another name than containerd's ``Normalize``
+#: makes of it; a 64-bit ARM that runs 32-bit programs runs those of version 7.
+_MACHINES = {
+    "armv6l": "arm/v6",
+    "armv7l": "arm/v7",
+    "armv8l": "arm/v7",
+    "i586": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
+}
 
 
 class Device:
@@ -42,7 +53,8 @@ class Device:
         """What images have to be made for."""
         if self.settings.device.platform:
             return Platform.parse(self.settings.device.platform)
-        return Platform.parse(f"linux/{platform.machine()}")
+        machine = platform.machine()
+        return Platform.parse(f"linux/{_MACHINES.get(machine, machine)}")
 
     @cached_property
     def id(self) -> str:
@@ -118,7 +130,7 @@ class Device:
             BusyError: another process is at work; says which.
         """
         durable.make_dir(self.data)
-        with (self.data / "lock").open("a+", encoding="utf-8") as lock:
+        with (self.data / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -141,7 +153,7 @@ class Device:
         (known.add if damaged else known.discard)(str(path))
         if known != self.stores.distrusted:
             self.stores.distrusted = known
-            self.state.put("distrusted", json.dumps(sorted(known)) if known else "")
+            self.state.put("distrusted", "\n".join(sorted(known)))
 
     def _tidy(self) -> None:
         self.settings.paths.run.mkdir(parents=True, exist_ok=True)
@@ -157,17 +169,17 @@ class Device:
         What was in it that is not elsewhere: which release failed, and events not yet reported.
         """
         try:
-            self.stores.distrusted = set(json.loads(self.state.get("distrusted", "[]")))
-        except NewerStateError:
-            raise
-        except StateError as error:
+            self.state.check()
+        except DamagedStateError as error:
+            if "state" in self.__dict__:
+                self.state.close()
+                del self.state
             path = self.data / "state.db"
-            if not path.is_file():
-                raise
             durable.publish_path(path, path.with_name("state.db.damaged"))
             for suffix in ("-journal", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self.state.add_event("state-lost", {"reason": str(error)})
+        self.stores.distrusted = set(self.state.get("distrusted").split("\n")) - {""}
 
     @staticmethod
     def _read_root(path: Path) -> bytes:

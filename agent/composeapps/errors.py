@@ -100,3 +100,7 @@ class StateError(ComposeAppsError):
 
 class NewerStateError(StateError):
     """The state on disk was written by a newer agent and is left as it is."""
+
+
+class DamagedStateError(StateError):
+    """The state on disk is not what was written; it is moved aside and begun anew."""

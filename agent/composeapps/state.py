@@ -1,27 +1,23 @@
 """What the device knows, in one SQLite file: releases and their states, events, engine snapshots.
 
-``synchronous=EXTRA`` with a rollback journal makes every commit durable, directory included
-(SQLite documentation, PRAGMA synchronous). A state is written before its work is done.
+Every change is one durable transaction. A state is written before its work is done.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composeapps.errors import NewerStateError, StateError
+from composeapps.database import Connection, Database
+from composeapps.errors import DamagedStateError, StateError
 
 #: Grows with every change that an older agent could not live with.
 SCHEMA = 1
-#: Seconds to wait for another process's transaction; none of ours takes longer.
-_BUSY = 30.0
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE release (
@@ -90,70 +86,31 @@ class Event:
     sent: bool
 
 
-class State:
+class State(Database):
     """The open state file; every method is one transaction."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file.
+        """Open or create the file; raises as ``Database`` does."""
+        super().__init__(path, _TABLES, SCHEMA)
 
-        Raises:
-            StateError: it is damaged.
-            NewerStateError: a newer agent wrote it; the file is left as it is.
-        """
-        self.path = path
-        try:
-            self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA synchronous=EXTRA")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._create()
-            elif version > SCHEMA:
-                raise NewerStateError(
-                    f"{path} was written by a newer composeapps (schema {version}, this one knows "
-                    f"{SCHEMA}): install the newer one again"
-                )
-        except sqlite3.Error as error:
-            raise StateError(f"{path} cannot be read as a state file: {error}") from error
-
-    def _create(self) -> None:
-        with self._transaction() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _TABLES.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA}")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(f"{self.path}: {error}") from error
-
-    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
-        try:
-            return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise StateError(f"{self.path}: {error}") from error
+    def check(self) -> None:
+        """Read everything once; raises DamagedStateError where it is not as it was written."""
+        super().check()
+        for record in self.releases():
+            numbers = (type(record.version), type(record.attempts), type(record.changed))
+            if record.state not in ALLOWED or numbers != (int, int, float):
+                raise DamagedStateError(f"{self.path}: release {record.digest!r} is damaged")
+        for read in (self.events, self.snapshots, self.images, lambda: self.get("current")):
+            read()
 
     def get(self, key: str, default: str = "") -> str:
         """Return one remembered value."""
-        rows = self._rows("SELECT value FROM meta WHERE key=?", key)
+        rows = self.rows("SELECT value FROM meta WHERE key=?", key)
         return str(rows[0]["value"]) if rows else default
 
     def put(self, key: str, value: str) -> None:
         """Remember one value; an empty one is forgotten."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _put(db, key, value)
 
     @property
@@ -168,17 +125,17 @@ class State:
 
     def release(self, digest: str) -> ReleaseRecord | None:
         """Return what is known of a release."""
-        rows = self._rows(f"SELECT {_RECORD} FROM release WHERE digest=?", digest)
+        rows = self.rows(f"SELECT {_RECORD} FROM release WHERE digest=?", digest)
         return ReleaseRecord(**rows[0]) if rows else None
 
     def document(self, digest: str) -> bytes | None:
         """Return the copy of a release's document, unverified."""
-        rows = self._rows("SELECT document FROM release WHERE digest=?", digest)
+        rows = self.rows("SELECT document FROM release WHERE digest=?", digest)
         return bytes(rows[0]["document"]) if rows else None
 
     def releases(self) -> list[ReleaseRecord]:
         """Return every known release, newest version first."""
-        rows = self._rows(f"SELECT {_RECORD} FROM release ORDER BY version DESC, digest")
+        rows = self.rows(f"SELECT {_RECORD} FROM release ORDER BY version DESC, digest")
         return [ReleaseRecord(**row) for row in rows]
 
     def switching(self) -> ReleaseRecord | None:
@@ -193,7 +150,7 @@ class State:
         Args:
             document: its bytes, kept as a second copy.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO release (digest, channel, version, state, changed, document)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -205,19 +162,19 @@ class State:
 
     def advance(self, digest: str, state: str, reason: str = "") -> None:
         """Write a release's next state, before its work; raises StateError if not allowed."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _advance(db, digest, state, reason)
 
     def count_attempt(self, digest: str) -> int:
         """Count one more start of a release's switch and return how many there were."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE release SET attempts=attempts+1 WHERE digest=?", (digest,))
         record = self.release(digest)
         return record.attempts if record else 0
 
     def commit(self, digest: str, kind: str, body: Mapping[str, Any]) -> Event:
         """Make a release the current one, with the event to report, in one transaction."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _advance(db, digest, COMMITTED, "")
             db.execute("UPDATE release SET attempts=0 WHERE digest=?", (digest,))
             current = db.execute("SELECT value FROM meta WHERE key='current'").fetchone()
@@ -228,38 +185,41 @@ class State:
 
     def fail(self, digest: str, reason: str, kind: str, body: Mapping[str, Any]) -> Event:
         """Write that a release failed, with the event to report, in one transaction."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _advance(db, digest, FAILED, reason)
             return _add_event(db, kind, body)
 
     def retry(self, digest: str) -> None:
         """Allow a failed release to be tried again."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _advance(db, digest, PENDING, "")
             db.execute("UPDATE release SET attempts=0 WHERE digest=?", (digest,))
 
     def forget_release(self, digest: str) -> None:
         """Forget a release that neither runs nor has to be remembered as failed."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM release WHERE digest=?", (digest,))
 
     def add_event(self, kind: str, body: Mapping[str, Any]) -> Event:
         """Write an event to report."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return _add_event(db, kind, body)
 
     def events(self, *, unsent: bool = False, limit: int = 1000) -> list[Event]:
         """Return events, oldest first."""
         where = "WHERE sent=0" if unsent else ""
-        rows = self._rows(f"SELECT * FROM event {where} ORDER BY rowid LIMIT ?", limit)
-        return [
-            Event(row["id"], row["time"], row["kind"], json.loads(row["body"]), bool(row["sent"]))
-            for row in rows
-        ]
+        rows = self.rows(f"SELECT * FROM event {where} ORDER BY rowid LIMIT ?", limit)
+        try:
+            return [
+                Event(row["id"], row["time"], row["kind"], json.loads(row["body"]), row["sent"] > 0)
+                for row in rows
+            ]
+        except (ValueError, TypeError) as error:
+            raise DamagedStateError(f"{self.path}: an event is damaged: {error}") from error
 
     def mark_sent(self, ids: list[str], keep: int = 1000) -> None:
         """Write that events were delivered; of the delivered ones the newest ``keep`` stay."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany("UPDATE event SET sent=1 WHERE id=?", [(item,) for item in ids])
             db.execute(
                 "DELETE FROM event WHERE sent=1 AND rowid <= (SELECT max(rowid) FROM event) - ?",
@@ -268,31 +228,31 @@ class State:
 
     def snapshots(self) -> dict[str, Path]:
         """Return, by chain ID, the ``fs`` path of each snapshot that the engine was told."""
-        rows = self._rows("SELECT * FROM snapshot")
+        rows = self.rows("SELECT * FROM snapshot")
         return {row["chain_id"]: Path(row["path"]) for row in rows}
 
     def set_snapshot(self, chain_id: str, path: Path) -> None:
         """Remember where a told snapshot's link lies."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("REPLACE INTO snapshot VALUES (?, ?)", (chain_id, str(path)))
 
     def images(self) -> set[str]:
         """Return the names of the images that the engine was told."""
-        return {row["name"] for row in self._rows("SELECT name FROM image")}
+        return {row["name"] for row in self.rows("SELECT name FROM image")}
 
     def note_image(self, name: str) -> None:
         """Remember an image name before the engine is told it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO image VALUES (?)", (name,))
 
     def forget_image(self, name: str) -> None:
         """Forget an image name after the engine forgot it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM image WHERE name=?", (name,))
 
     def forget_snapshots(self, chain_ids: list[str] | None = None) -> None:
         """Forget told snapshots, all of them without an argument."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             if chain_ids is None:
                 db.execute("DELETE FROM snapshot")
             else:
@@ -300,25 +260,26 @@ class State:
                 db.executemany("DELETE FROM snapshot WHERE chain_id=?", rows)
 
 
-def _put(db: sqlite3.Connection, key: str, value: str) -> None:
+def _put(db: Connection, key: str, value: str) -> None:
     if value:
         db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
     else:
         db.execute("DELETE FROM meta WHERE key=?", (key,))
 
 
-def _advance(db: sqlite3.Connection, digest: str, state: str, reason: str) -> None:
+def _advance(db: Connection, digest: str, state: str, reason: str) -> None:
     row = db.execute("SELECT state FROM release WHERE digest=?", (digest,)).fetchone()
-    if row is None or state not in ALLOWED[row["state"]]:
+    if row is None or state not in ALLOWED.get(row["state"], ()):
         found = row["state"] if row else "unknown"
         raise StateError(f"release {digest} cannot go from {found} to {state}")
     db.execute(
         "UPDATE release SET state=?, reason=?, changed=? WHERE digest=?",
-        (state, reason, time.time(), digest),
+        # What a server said may hold half characters, which UTF-8 has no bytes for.
+        (state, reason.encode("utf-8", "replace").decode(), time.time(), digest),
     )
 
 
-def _add_event(db: sqlite3.Connection, kind: str, body: Mapping[str, Any]) -> Event:
+def _add_event(db: Connection, kind: str, body: Mapping[str, Any]) -> Event:
     event = Event(str(uuid.uuid4()), time.time(), kind, dict(body), sent=False)
     db.execute(
         "INSERT INTO event VALUES (?, ?, ?, ?, 0)",
