@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tarfile
@@ -11,11 +12,11 @@ from typing import Any, Literal
 import pytest
 from blobs import Blobs, member, tar, write_layout
 
-from composeapps.errors import ComposeAppsError, ConfigError, IntegrityError
+from composeapps.errors import BusyError, ComposeAppsError, ConfigError, IntegrityError
 from composeapps.oci import COMPOSE_PROJECT, Descriptor, Platform, Reference, digest_of
 from composeapps.publish.artifact import Packed
-from composeapps.publish.content import LayoutContent, open_layout
-from composeapps.publish.images import common_platforms, pin, survey
+from composeapps.publish.content import Content, LayoutContent, open_layout
+from composeapps.publish.images import Survey, common_platforms, pin, survey
 from composeapps.publish.push import Layout
 
 AMD64 = Platform("linux", "amd64")
@@ -193,14 +194,26 @@ def packed(text: str) -> Packed:
     return Packed(manifest, dict(blobs))
 
 
+def add(
+    output: Layout,
+    app: Packed,
+    reference: str,
+    images: Survey | None = None,
+    content: Content | None = None,
+) -> None:
+    unused = LayoutContent.__new__(LayoutContent)
+    surveyed = images or Survey({})
+    output.add(app, Reference.parse(reference), surveyed, content or unused, lambda _: None)
+
+
 def test_layout_output_is_whole_and_the_same_every_time(tmp_path: Path) -> None:
     _, top = layout(tmp_path / "in")
     content = LayoutContent(tmp_path / "in")
     pinned = f"example.com/web@{top['digest']}"
     for name in ("1", "2", "2"):
         output = Layout(tmp_path / name)
-        output.add_images(survey([pinned], [AMD64], content), content, lambda _: None)
-        output.add_app(packed("a"), Reference.parse("example.com/apps/a:1"))
+        images = survey([pinned], [AMD64], content)
+        add(output, packed("a"), "example.com/apps/a:1", images, content)
     trees = []
     for name in ("1", "2"):
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
@@ -223,9 +236,9 @@ def test_layout_output_is_whole_and_the_same_every_time(tmp_path: Path) -> None:
 def test_a_tag_moves_and_digests_stay(tmp_path: Path) -> None:
     output = Layout(tmp_path / "oci")
     first, second = packed("a"), packed("b")
-    output.add_app(first, Reference.parse("x.test/a:1"))
-    output.add_app(second, Reference.parse("x.test/a:1"))
-    output.add_app(second, Reference.parse("x.test/b"))
+    add(output, first, "x.test/a:1")
+    add(output, second, "x.test/a:1")
+    add(output, second, "x.test/b")
     index = json.loads((tmp_path / "oci" / "index.json").read_text())
     found = [
         (item["digest"], item["annotations"].get("org.opencontainers.image.ref.name"))
@@ -246,4 +259,17 @@ def test_output_never_goes_into_something_else(tmp_path: Path) -> None:
     (tmp_path / "precious").unlink()
     (tmp_path / "index.json").write_text('{"schemaVersion": 2, "manifests": [5]}')
     with pytest.raises(ComposeAppsError):
-        Layout(tmp_path).add_app(packed("a"), Reference.parse("x.test/a"))
+        add(Layout(tmp_path), packed("a"), "x.test/a")
+
+
+def test_one_writer_at_a_time_and_leftovers_go(tmp_path: Path) -> None:
+    add(Layout(tmp_path), packed("a"), "x.test/a")
+    left = tmp_path / "blobs/sha256/.tmp-left"
+    left.write_text("half")
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with pytest.raises(BusyError, match="another composeapps-publish writes to"):
+        add(Layout(tmp_path), packed("b"), "x.test/b")
+    os.close(holder)
+    add(Layout(tmp_path), packed("b"), "x.test/b")
+    assert not left.exists()

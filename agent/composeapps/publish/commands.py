@@ -45,8 +45,7 @@ def app(options: argparse.Namespace) -> None:
     with open_tools(options, settings, options.images) as tools:
         made = make_app(sources, _platforms(options), options.limit, tools)
         if layout is not None:
-            layout.add_images(made.survey, tools.content, say)
-            layout.add_app(made.packed, reference)
+            layout.add(made.packed, reference, made.survey, tools.content, say)
         else:
             push(made.packed, reference, settings)
     pinned = reference.pinned(made.packed.digest)

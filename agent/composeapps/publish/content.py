@@ -32,6 +32,8 @@ from composeapps.source import Source
 #: Annotations of an index entry that hold an image's name, the fuller one first.
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 DEFAULT_TAG = "latest"
+#: Bytes; a person does not wait for less.
+_WORTH_SAYING = 1024 * 1024
 #: Called with one line about what is being done.
 Say = Callable[[str], None]
 
@@ -74,7 +76,8 @@ class RegistryContent:
     @contextmanager
     def file(self, reference: Reference, blob: Descriptor) -> Iterator[Path]:
         """See ``Content``; the file is gone afterwards."""
-        self._say(f"downloading {short(blob.digest)} of {reference.name}, {mib(blob.size)}")
+        if blob.size >= _WORTH_SAYING:
+            self._say(f"downloading {short(blob.digest)} of {reference.name}, {mib(blob.size)}")
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             yield self._source.download(reference, blob, Path(directory))
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from composeapps import durable
 from composeapps.config import Settings
-from composeapps.errors import ConfigError, SourceError
-from composeapps.images import Kind
+from composeapps.errors import BusyError, ConfigError, SourceError
+from composeapps.images import Image, Kind
 from composeapps.oci import (
     COMPOSE_PROJECT,
     OCI_INDEX,
@@ -63,36 +67,55 @@ class Layout:
         if directory.exists() and not self._index.exists() and any(directory.iterdir()):
             raise ConfigError(f"{directory} is not empty and no OCI image layout")
 
-    def add_app(self, packed: Packed, reference: Reference) -> None:
-        """Add an app artifact under a reference's name."""
-        self._create()
-        for digest, data in packed.blobs.items():
-            self._put(digest, data)
-        self._put(packed.digest, packed.manifest)
-        entry = Descriptor(OCI_MANIFEST, packed.digest, len(packed.manifest)).to_json()
-        self._list({**entry, "artifactType": COMPOSE_PROJECT}, _name(reference, packed.digest))
+    def add(
+        self, packed: Packed, reference: Reference, surveyed: Survey, content: Content, say: Say
+    ) -> None:
+        """Add an app under a reference's name, with what devices need of its images.
 
-    def add_images(self, surveyed: Survey, content: Content, say: Say) -> None:
-        """Add what devices need of some images: not their other platforms, nor attestations.
+        That is not their other platforms, nor attestations.
 
         Raises:
-            SourceError, IntegrityError: content could not be had.
+            BusyError: another composeapps-publish writes to it.
+            SourceError, IntegrityError: an image could not be had.
         """
-        self._create()
-        for image in surveyed.all():
-            *manifests, config = image.documents
-            for item in manifests:
-                self._copy_document(image.reference, item, "manifest", content)
-            self._copy_document(image.reference, config, "blob", content)
-            for item in image.manifest.layers:
-                if not self._path(item.digest).exists():
-                    say(f"copying {short(item.digest)} of {image.reference.name}")
-                    self._copy_layer(image.reference, item, content)
-            self._list(image.documents[0].to_json(), image.reference.pinned())
-
-    def _create(self) -> None:
         durable.make_dir(self._blobs, _DIRECTORY)
-        durable.write_file(self._directory / "oci-layout", _LAYOUT, _FILE)
+        with self._locked():
+            durable.write_file(self._directory / "oci-layout", _LAYOUT, _FILE)
+            for image in surveyed.all():
+                self._add_image(image, content, say)
+            for digest, data in packed.blobs.items():
+                self._put(digest, data)
+            self._put(packed.digest, packed.manifest)
+            entry = Descriptor(OCI_MANIFEST, packed.digest, len(packed.manifest)).to_json()
+            self._list({**entry, "artifactType": COMPOSE_PROJECT}, _name(reference, packed.digest))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep others out, and clear what an interrupted one left half written."""
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another composeapps-publish writes to {self._directory}: wait for it"
+                ) from error
+            for path in (self._directory, self._blobs):
+                durable.remove_temporaries(path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _add_image(self, image: Image, content: Content, say: Say) -> None:
+        *manifests, config = image.documents
+        for item in manifests:
+            self._copy_document(image.reference, item, "manifest", content)
+        self._copy_document(image.reference, config, "blob", content)
+        for item in image.manifest.layers:
+            if not self._path(item.digest).exists():
+                say(f"copying {short(item.digest)} of {image.reference.name}")
+                self._copy_layer(image.reference, item, content)
+        self._list(image.documents[0].to_json(), image.reference.pinned())
 
     def _path(self, digest: str) -> Path:
         return self._blobs / hex_of(digest)
