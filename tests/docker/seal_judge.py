@@ -24,7 +24,7 @@ from typing import Any
 
 import docker
 
-from composeapps import erofstool
+from composeapps import seal as seal_module
 from composeapps.config import SealSettings
 from composeapps.errors import ComposeAppsError
 from composeapps.mounts import mount_layer, unmount
@@ -172,7 +172,7 @@ class Judge:
         blob = Path(request["blob"])
         answer = {"error": "", "left": [""]}
         # Room for the data but not for the sealed file as well: only mkfs.erofs finds out.
-        erofstool.ROOM = request["room"]
+        seal_module.ROOM = request["room"]
         try:
             diff_id, output = request["diff_id"], target / "output"
             seal(lambda: blob.open("rb"), diff_id, [], output, SealSettings())

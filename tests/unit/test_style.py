@@ -36,7 +36,7 @@ BOTTOM: Mapping[str, frozenset[str]] = {
 #: Who may import what reaches outside of the process, besides the maker's side.
 ONLY_IN: Mapping[str, frozenset[str]] = {
     "docker": frozenset({"engine"}),
-    "sqlite3": frozenset({"state"}),
+    "sqlite3": frozenset({"database"}),
     "subprocess": frozenset({"process", "supervise"}),
     "tuf": frozenset({"tufclient"}),
     "urllib3": frozenset({"answers", "transport", "wire"}),
