@@ -297,8 +297,8 @@ def test_metadata_is_tried_again_and_bounded() -> None:
 
 
 def test_a_whole_look_has_a_byte_limit() -> None:
-    with HttpServer(lambda _: Reply(200, b"x" * 50)) as web:
-        source = make(url=web.url, check_bytes=120)
+    with HttpServer(lambda _: Reply(200, b"x" * 512)) as web:
+        source = make(url=web.url, check_bytes=1044)
         for _ in range(2):
             source.get(f"{web.url}/x", 1000)
         with pytest.raises(SourceError, match="more than the 20 bytes"):
