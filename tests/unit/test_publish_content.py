@@ -104,7 +104,7 @@ def test_a_hostile_tar_writes_nothing_elsewhere(tmp_path: Path) -> None:
     evil = tar(
         member("index.json", index),
         member("../evil", b"x"),
-        member("/tmp/evil-of-composeapps", b"x"),
+        member(f"{tmp_path}/evil", b"x"),
         member("blobs/sha256/../../../evil", b"x"),
         member("blobs/sha256/" + "a" * 64, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
         member("blobs/sha256/x", b"x"),
@@ -117,7 +117,6 @@ def test_a_hostile_tar_writes_nothing_elsewhere(tmp_path: Path) -> None:
         assert sorted(os.listdir(unpacked)) == ["blobs", "index.json"]
         assert os.listdir(unpacked / "blobs" / "sha256") == []
     assert sorted(os.listdir(tmp_path)) == ["evil.tar", "layout"]
-    assert not os.path.exists("/tmp/evil-of-composeapps")
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar", b"\x1f\x8b\x08broken", bytes(10240)])
