@@ -1,0 +1,103 @@
+"""What a device does about its channel's release: every combination of what it knows."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from composeapps import state, update
+from composeapps.release import Gates, Release, Rollout
+from composeapps.state import ReleaseRecord
+from composeapps.update import decide
+
+NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+EVERY, NOBODY = Rollout(percent=100), Rollout(percent=0)
+
+
+def release(**fields: Any) -> Release:
+    plain = Release(channel="stable", version=5, apps={}, rollout=EVERY, gates=Gates())
+    return replace(plain, **fields)
+
+
+def record(digest: str = NEW, **fields: Any) -> ReleaseRecord:
+    plain = ReleaseRecord(digest, "stable", 5, state.PENDING, "", 0, 0.0)
+    return replace(plain, **fields)
+
+
+CURRENT = record(OLD, version=4, state=state.COMMITTED)
+
+
+def decided(
+    offered: Release | None = None,
+    known: ReleaseRecord | None = None,
+    current: ReleaseRecord | None = CURRENT,
+) -> str:
+    return decide(offered or release(), known, current, "device-1")
+
+
+def test_a_newer_release_is_taken() -> None:
+    assert decided() == update.AVAILABLE
+    assert decided(current=None) == update.AVAILABLE, "nothing is installed"
+
+
+@pytest.mark.parametrize("known", sorted(state.ALLOWED))
+def test_a_release_that_is_known_goes_on_from_where_it_is(known: str) -> None:
+    wanted = update.FAILED_BEFORE if known == state.FAILED else update.AVAILABLE
+    assert decided(known=record(state=known)) == wanted
+    assert decided(known=record(state=known), current=None) == wanted
+
+
+@pytest.mark.parametrize("known", sorted(state.ALLOWED))
+def test_what_runs_is_up_to_date_whatever_was_noted_of_it(known: str) -> None:
+    mine = record(state=known)
+    assert decided(known=mine, current=mine) == update.UP_TO_DATE
+    assert decided(release(rollout=NOBODY), mine, mine) == update.UP_TO_DATE
+
+
+def test_a_failed_release_waits_for_a_newer_one_also_after_a_rollout_grows() -> None:
+    failed = record(state=state.FAILED)
+    for rollout in (EVERY, NOBODY):
+        assert decided(release(rollout=rollout), failed) == update.FAILED_BEFORE
+
+
+def test_an_older_release_of_the_same_channel_is_not_taken() -> None:
+    newer = record(OLD, version=6, state=state.COMMITTED)
+    assert decided(current=newer) == update.OLDER
+    assert decided(known=record(state=state.COMMITTED), current=newer) == update.OLDER
+    assert decided(release(rollout=NOBODY), current=newer) == update.OLDER
+
+
+def test_another_channel_counts_its_versions_by_itself() -> None:
+    other = record(OLD, channel="beta", version=60, state=state.COMMITTED)
+    assert decided(current=other) == update.AVAILABLE
+    back = record(state=state.COMMITTED)
+    assert decided(known=back, current=other) == update.AVAILABLE
+
+
+def test_the_rollout_counts_until_the_switch_has_begun() -> None:
+    waiting = release(rollout=NOBODY)
+    assert decided(waiting) == update.NOT_IN_ROLLOUT
+    assert decided(waiting, current=None) == update.NOT_IN_ROLLOUT
+    for known in sorted(state.ALLOWED.keys() - {state.FAILED}):
+        begun = known in state.SWITCHING
+        wanted = update.AVAILABLE if begun else update.NOT_IN_ROLLOUT
+        assert decided(waiting, record(state=known)) == wanted
+
+
+def test_every_combination_has_one_of_the_words() -> None:
+    words = {
+        update.UP_TO_DATE,
+        update.AVAILABLE,
+        update.FAILED_BEFORE,
+        update.NOT_IN_ROLLOUT,
+        update.OLDER,
+    }
+    found = set()
+    records = [None, *(record(state=known) for known in state.ALLOWED)]
+    currents = [None, CURRENT, record(OLD, version=6), record(OLD, channel="beta"), record()]
+    for known, current, rollout in itertools.product(records, currents, (EVERY, NOBODY)):
+        found.add(decided(release(rollout=rollout), known, current))
+    assert found == words
