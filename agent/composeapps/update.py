@@ -58,18 +58,26 @@ def decide(
     record: ReleaseRecord | None,
     current: ReleaseRecord | None,
     device_id: str,
+    factory_digest: str = "",
 ) -> str:
-    """Decide what to do about a channel's release; pure."""
+    """Decide what to do about a channel's release; pure.
+
+    Versions are judged by ``trust``, whose floor ends with the keys that set it: a maker who
+    replaced a key has to be able to go back. Only the image's own release may have no floor.
+    """
     if record is not None and current is not None and record.digest == current.digest:
         return UP_TO_DATE
     if record is not None and record.state == state.FAILED:
         return FAILED_BEFORE
-    follows = current is not None and current.channel == release.channel
-    if current is not None and follows and release.version < current.version:
+    if current is not None and current.digest == factory_digest and _is_older(release, current):
         return OLDER
     if record is not None and record.state in state.SWITCHING:
         return AVAILABLE
     return AVAILABLE if in_rollout(release, device_id) else NOT_IN_ROLLOUT
+
+
+def _is_older(release: Release, current: ReleaseRecord) -> bool:
+    return release.channel == current.channel and release.version < current.version
 
 
 def check(device: Device) -> Check:
@@ -81,7 +89,7 @@ def check(device: Device) -> Check:
     found = device.trust.check(device.settings.device.channel)
     record = device.state.release(found.digest)
     current = device.state.release(device.state.current)
-    verdict = decide(found.release, record, current, device.id)
+    verdict = decide(found.release, record, current, device.id, device.factory_digest)
     if verdict == AVAILABLE:
         device.stores.data.put_blob(found.raw)
         release = found.release

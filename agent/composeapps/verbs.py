@@ -44,7 +44,7 @@ def _sentence(found: machine.Check) -> str:
         machine.AVAILABLE: "is available",
         machine.FAILED_BEFORE: f"failed on this device before ({found.reason}): composeapps retry",
         machine.NOT_IN_ROLLOUT: "is not rolled out to this device yet",
-        machine.OLDER: "is older than what this device runs",
+        machine.OLDER: "is older than the one that this image carries",
     }[found.verdict]
     return f"release {found.version} of channel {found.channel} {text}"
 

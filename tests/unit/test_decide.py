@@ -13,7 +13,7 @@ from composeapps.release import Gates, Release, Rollout
 from composeapps.state import ReleaseRecord
 from composeapps.update import decide
 
-NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+NEW, OLD, FACTORY = ("sha256:" + letter * 64 for letter in "abc")
 EVERY, NOBODY = Rollout(percent=100), Rollout(percent=0)
 
 
@@ -35,7 +35,7 @@ def decided(
     known: ReleaseRecord | None = None,
     current: ReleaseRecord | None = CURRENT,
 ) -> str:
-    return decide(offered or release(), known, current, "device-1")
+    return decide(offered or release(), known, current, "device-1", FACTORY)
 
 
 def test_a_newer_release_is_taken() -> None:
@@ -63,15 +63,23 @@ def test_a_failed_release_waits_for_a_newer_one_also_after_a_rollout_grows() -> 
         assert decided(release(rollout=rollout), failed) == update.FAILED_BEFORE
 
 
-def test_an_older_release_of_the_same_channel_is_not_taken() -> None:
-    newer = record(OLD, version=6, state=state.COMMITTED)
-    assert decided(current=newer) == update.OLDER
-    assert decided(known=record(state=state.COMMITTED), current=newer) == update.OLDER
-    assert decided(release(rollout=NOBODY), current=newer) == update.OLDER
+def test_an_older_release_than_the_images_own_is_not_taken() -> None:
+    factory = record(FACTORY, version=6, state=state.COMMITTED)
+    assert decided(current=factory) == update.OLDER
+    assert decided(known=record(state=state.COMMITTED), current=factory) == update.OLDER
+    assert decided(release(rollout=NOBODY), current=factory) == update.OLDER
+    assert decided(release(version=6), current=factory) == update.AVAILABLE
+
+
+def test_a_version_pushed_too_far_is_left_when_trust_lets_it_go() -> None:
+    """Its floor stands while the key that signed it does; see ``ratchet``."""
+    too_far = record(OLD, version=1_000_000, state=state.COMMITTED)
+    assert decided(current=too_far) == update.AVAILABLE
+    assert decided(release(rollout=NOBODY), current=too_far) == update.NOT_IN_ROLLOUT
 
 
 def test_another_channel_counts_its_versions_by_itself() -> None:
-    other = record(OLD, channel="beta", version=60, state=state.COMMITTED)
+    other = record(FACTORY, channel="beta", version=60, state=state.COMMITTED)
     assert decided(current=other) == update.AVAILABLE
     back = record(state=state.COMMITTED)
     assert decided(known=back, current=other) == update.AVAILABLE
@@ -97,7 +105,7 @@ def test_every_combination_has_one_of_the_words() -> None:
     }
     found = set()
     records = [None, *(record(state=known) for known in state.ALLOWED)]
-    currents = [None, CURRENT, record(OLD, version=6), record(OLD, channel="beta"), record()]
+    currents = [None, CURRENT, record(FACTORY, version=6), record(OLD, channel="beta"), record()]
     for known, current, rollout in itertools.product(records, currents, (EVERY, NOBODY)):
         found.add(decided(release(rollout=rollout), known, current))
     assert found == words
