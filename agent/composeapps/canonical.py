@@ -1,19 +1,19 @@
 """Writes a tree as a tar stream in which everything is said, for ``mkfs.erofs --tar=f``.
 
-Directories first, then files in the order in which their data comes out of the layer, then
-everything else, hard links last: so ``mkfs.erofs`` (seen with 1.8.6 to 1.9.4) never has to guess an
-owner, a mode or a time. ustar headers, with a PAX header before those that need one; overlay
+Files first, in the order in which their data comes out of the layer, then directories, then
+everything else, hard links last. ``mkfs.erofs`` (seen with 1.8.6 to 1.9.4) makes up the directories
+that it needs for the files, and takes what their own entries say of them afterwards; nothing is
+left for it to guess. ustar headers, with a PAX header before those that need one; overlay
 whiteouts are the character devices 0:0 that they are.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from composeapps import tarheader, xattrs
 from composeapps.blobstream import ByteStream
-from composeapps.errors import IntegrityError
 from composeapps.filetree import ROOT, FileTree
 
 NANO = tarheader.NANO
@@ -32,46 +32,22 @@ TYPES = {
 Write = Callable[[bytes], object]
 
 
-def write_tree(tree: FileTree, stream: ByteStream, write: Write) -> None:
-    """Write a finished tree to ``write``, the files' data taken from the layer read once more.
+def write_files(tree: FileTree, stream: ByteStream, write: Write) -> bool:
+    """Write all files of a finished tree, their data taken from the layer read once more.
 
-    Raises:
-        IntegrityError: the layer is shorter now than when the tree was made of it.
+    Returns:
+        False where the layer is shorter now than when the tree was made of it.
     """
-    write(_header(tree, ROOT, b"."))
-    for directory, name, node in _walk(tree):
-        if tree.is_directory(node):
-            write(_header(tree, node, tree.path(directory, name)))
-        else:
-            tree.settle_name(directory, name, node)
-    for node in tree.living():
-        if stat.S_ISREG(tree.modes[node]):
-            write(_header(tree, node, tree.path_of(node)))
-            _write_data(tree, node, stream, write)
-    for node in tree.living():
-        if not stat.S_ISREG(tree.modes[node]) and not stat.S_ISDIR(tree.modes[node]):
-            write(_header(tree, node, tree.path_of(node)))
-    for directory, name, node in _walk(tree):
-        if tree.links[node] > 1 and not tree.is_main_name(directory, name, node):
-            write(_header(tree, node, tree.path(directory, name), link_to=tree.path_of(node)))
-    write(bytes(2 * tarheader.BLOCK))
+    regular = (node for node in tree.living() if stat.S_ISREG(tree.modes[node]))
+    return all(write_file(tree, node, stream, write) for node in regular)
 
 
-def _walk(tree: FileTree) -> Iterator[tuple[int, bytes, int]]:
-    """Yield directory, name and inode of every name, a directory's own before those in it."""
-    pending = [ROOT]
-    while pending:
-        directory = pending.pop()
-        for name, node in tree.children[directory].items():
-            yield directory, name, node
-            if tree.is_directory(node):
-                pending.append(node)
-
-
-def _write_data(tree: FileTree, node: int, stream: ByteStream, write: Write) -> None:
+def write_file(tree: FileTree, node: int, stream: ByteStream, write: Write) -> bool:
+    """Write one file, its data taken from the stream; False where the stream ends in it."""
+    write(_header(tree, node, tree.path_of(node)))
     size = tree.sizes[node]
     if not size:
-        return
+        return True
     stream.skip(tree.offsets[node] - stream.position)
     at = 0
     flat = tree.pieces.get(node)
@@ -79,10 +55,26 @@ def _write_data(tree: FileTree, node: int, stream: ByteStream, write: Write) -> 
     for offset, length in pieces:
         _write_zeros(offset - at, write)
         if stream.copy(length, write) < length:
-            raise IntegrityError("the layer changed while it was sealed")
+            return False
         at = offset + length
     _write_zeros(size - at, write)
     _write_zeros(-size % tarheader.BLOCK, write)
+    return True
+
+
+def write_rest(tree: FileTree, write: Write) -> None:
+    """Write everything of a finished tree but its files, and the archive's end."""
+    write(_header(tree, ROOT, b"."))
+    for directory, name, node in tree.walk():
+        if tree.is_directory(node):
+            write(_header(tree, node, tree.path(directory, name)))
+    for node in tree.living():
+        if not stat.S_ISREG(tree.modes[node]) and not stat.S_ISDIR(tree.modes[node]):
+            write(_header(tree, node, tree.path_of(node)))
+    for directory, name, node in tree.walk():
+        if tree.links[node] > 1 and not tree.is_main_name(directory, name, node):
+            write(_header(tree, node, tree.path(directory, name), link_to=tree.path_of(node)))
+    write(bytes(2 * tarheader.BLOCK))
 
 
 def _write_zeros(count: int, write: Write) -> None:

@@ -164,10 +164,26 @@ class FileTree:
         """Return True for the one name that stands for an inode, False for its hard links."""
         return self.parents[node] == directory and self.names[node] == name
 
-    def settle_name(self, directory: int, name: bytes, node: int) -> None:
-        """Make this an inode's main name, where the one that it was made under is gone."""
-        if self.children.get(self.parents[node], {}).get(self.names[node]) != node:
-            self.parents[node], self.names[node] = directory, name
+    def settle_names(self) -> None:
+        """Give every inode a main name that is still there, once the tree is finished."""
+        for directory, name, node in self.walk():
+            if self.children.get(self.parents[node], {}).get(self.names[node]) != node:
+                self.parents[node], self.names[node] = directory, name
+
+    def walk(self) -> Iterator[tuple[int, bytes, int]]:
+        """Yield directory, name and inode of every name, a directory's own before those in it."""
+        pending = [ROOT]
+        while pending:
+            directory = pending.pop()
+            for name, node in self.children[directory].items():
+                yield directory, name, node
+                if self.is_directory(node):
+                    pending.append(node)
+
+    def attributes(self, node: int) -> tuple[object, ...]:
+        """Return what an entry can change of an inode, to be compared."""
+        found = dict(self.xattrs.get(node, {}))
+        return self.modes[node], self.uids[node], self.gids[node], self.mtimes[node], found
 
     def living(self) -> Iterator[int]:
         """Yield the inodes that still have a name, in the order in which they were made."""

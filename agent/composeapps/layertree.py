@@ -72,6 +72,9 @@ class Applier:
         self.tree = FileTree(memory)
         #: True where the tree depends on which layers are below.
         self.chain_dependent = False
+        #: True where a later entry changed a file or took its first name away: what ``apply`` said
+        #: of a file when it made it was not the last word.
+        self.rewrites = False
         self._below = below
         self._is_first = not below
         #: First layer only, for its opaque markers: directories that no entry has named yet, and
@@ -82,14 +85,18 @@ class Applier:
         self._last_parent: tuple[bytes, int] | None = None
         self._effort = Effort()
 
-    def apply(self, member: Member) -> None:
+    def apply(self, member: Member) -> int:
         """Do with one entry what containerd's applier does with it.
+
+        Returns:
+            the inode of the regular file that it made, MISSING where it was something else.
 
         Raises:
             SealError: containerd refuses it, or it cannot be kept exactly; names the entry.
         """
         try:
-            self._apply(member)
+            node = self._apply(member)
+            return node if member.type == tarheader.REGULAR else MISSING
         except PathError as error:
             raise SealError(f"entry {text(member.name)}: {error}") from error
 
@@ -111,21 +118,23 @@ class Applier:
                     f"entry {text(name)}: this directory is gone at the layer's end, where "
                     "containerd has to set its time"
                 )
+            self.rewrites |= not self.tree.is_directory(node) and self.tree.mtimes[node] != mtime
             self.tree.mtimes[node] = mtime
+        self.tree.settle_names()
         self._directories.clear()
         self._forgotten.clear()
         return self.tree
 
-    def _apply(self, member: Member) -> None:
+    def _apply(self, member: Member) -> int:
         name = rootpath.clean(member.name)
         above, slash, base = name.rpartition(b"/")
         if base in (b"", b".", b".."):
-            return
+            return MISSING
         rootpath.check_length(name)
         directory = self._parent(above + slash)
         if base.startswith(WHITEOUT):
             self._whiteout(member, directory, base)
-            return
+            return MISSING
         node = self.tree.child(directory, base)
         keeps = member.type == tarheader.DIRECTORY and self.tree.is_directory(node)
         if node != MISSING and not keeps:
@@ -133,14 +142,20 @@ class Applier:
         if member.type == tarheader.PAX_GLOBAL:
             # Not what anyone meant, but what containerd does: the name before it is gone.
             self._forget(self.tree.path(directory, base), MISSING)
-            return
+            return MISSING
         if not keeps:
             node = self._create(member, directory, base)
         self._implied.discard(node)
-        self._set_attributes(node, member)
+        if member.type == tarheader.HARD_LINK:
+            before = self.tree.attributes(node)
+            self._set_attributes(node, member)
+            self.rewrites |= before != self.tree.attributes(node)
+        else:
+            self._set_attributes(node, member)
         if member.type == tarheader.DIRECTORY:
             self.tree.spend(COST_VALUE + len(name))
             self._directories.append((name, _bound(member.mtime)))
+        return node
 
     def _parent(self, path: bytes) -> int:
         """Return the directory that an entry goes into, made where it is only implied."""
@@ -227,6 +242,7 @@ class Applier:
 
     def _remove(self, directory: int, name: bytes) -> None:
         self._last_parent = None
+        self.rewrites = True
         self.tree.remove(directory, name, self._forget if self._is_first else None)
 
     def _forget(self, path: bytes, node: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import docker
 
-from composeapps import seal as seal_module
+from composeapps import erofstool
 from composeapps.config import SealSettings
 from composeapps.errors import ComposeAppsError
 from composeapps.mounts import mount_layer, unmount
@@ -172,10 +172,10 @@ class Judge:
         blob = Path(request["blob"])
         answer = {"error": "", "left": [""]}
         # Room for the data but not for the sealed file as well: only mkfs.erofs finds out.
-        seal_module.ROOM = request["room"]
+        erofstool.ROOM = request["room"]
         try:
             diff_id, output = request["diff_id"], target / "output"
-            seal(lambda: blob.open("rb"), diff_id, [], output, SealSettings())
+            seal(lambda: blob.open("rb"), diff_id, [], output, SealSettings(compression="lz4"))
         except ComposeAppsError as error:
             answer["error"] = f"{type(error).__name__}: {error}"
         answer["left"] = os.listdir(target)

@@ -172,7 +172,7 @@ def data() -> Images:
         "many": [
             tar(
                 directory("many"),
-                *(file(f"many/{number:05}", b"%d" % number) for number in range(3000)),
+                *(file(f"many/{number:05}", b"%d" % number) for number in range(1000)),
                 directory("a/" * 200),
             )
         ],

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import layers as maker
 import odd
@@ -21,13 +22,15 @@ from layers import directory, file, hard_link, symlink, tar
 from mkfs import directory_with_mkfs
 from trees import opener
 
-from composeapps import blobstream, process, seal
+from composeapps import blobstream, erofstool, layertree, process, seal
 from composeapps.config import SealSettings
 from composeapps.errors import ConfigError, IntegrityError, SealError, SpaceError
 
 LAYER = tar(
     directory("d"), file("d/f", b"data" * 10_000), hard_link("d/g", "d/f"), symlink("l", "d")
 )
+#: One that has to be read twice: its hard link changes a file that was read before.
+REWRITTEN = tar(file("f", b"data" * 10_000), hard_link("g", "f", mode=0o600))
 SETTINGS = SealSettings()
 
 
@@ -80,6 +83,37 @@ def test_the_same_bytes_every_time(compression: str, tmp_path: Path) -> None:
         place.mkdir()
         results.append(sealed(place, layer, packed=pack(layer), settings=settings))
     assert results[1:] == results[:1] * 3
+
+
+@pytest.mark.parametrize(("layer", "readings"), [(LAYER, 1), (REWRITTEN, 2)])
+def test_a_layer_is_read_again_only_where_it_has_to_be(
+    layer: bytes, readings: int, tmp_path: Path
+) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(layer)
+    opened = []
+
+    def open_blob() -> BinaryIO:
+        opened.append(blob.open("rb"))
+        return opened[-1]
+
+    seal.seal(open_blob, maker.digest(layer), [], tmp_path / "output", SETTINGS)
+    assert [file.closed for file in opened] == [True] * readings
+
+
+def test_reading_twice_gives_what_reading_once_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = sealed(tmp_path, odd.IMAGES["first ustar"][0])
+    (tmp_path / "output").unlink()
+    init = layertree.Applier.__init__
+
+    def rewriting(self: layertree.Applier, *arguments: Any) -> None:
+        init(self, *arguments)
+        self.rewrites = True
+
+    monkeypatch.setattr(layertree.Applier, "__init__", rewriting)
+    assert sealed(tmp_path, odd.IMAGES["first ustar"][0]) == once
 
 
 def test_compression_makes_it_smaller(tmp_path: Path) -> None:
@@ -185,30 +219,30 @@ def test_a_layer_below_that_is_damaged(tmp_path: Path) -> None:
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole need is known before anything is written."""
-    monkeypatch.setattr(seal, "ROOM", 2**62)
+    monkeypatch.setattr(erofstool, "ROOM", 2**62)
     with pytest.raises(SpaceError, match="are free"):
         sealed(tmp_path)
 
 
 def test_a_blob_that_changes_between_its_readings(tmp_path: Path) -> None:
     blobs = [tmp_path / "first", tmp_path / "second"]
-    blobs[0].write_bytes(LAYER)
-    blobs[1].write_bytes(LAYER.replace(b"data", b"fake"))
+    blobs[0].write_bytes(REWRITTEN)
+    blobs[1].write_bytes(REWRITTEN.replace(b"data", b"fake"))
     again = iter(blobs)
     output = tmp_path / "output"
     with pytest.raises(IntegrityError, match="changed while it was sealed"):
-        seal.seal(lambda: next(again).open("rb"), maker.digest(LAYER), [], output, SETTINGS)
+        seal.seal(lambda: next(again).open("rb"), maker.digest(REWRITTEN), [], output, SETTINGS)
     assert not output.exists()
 
 
 def test_a_blob_that_gets_shorter_between_its_readings(tmp_path: Path) -> None:
     blobs = [tmp_path / "first", tmp_path / "second"]
-    blobs[0].write_bytes(LAYER)
-    blobs[1].write_bytes(LAYER[:5000])
+    blobs[0].write_bytes(REWRITTEN)
+    blobs[1].write_bytes(REWRITTEN[:5000])
     again = iter(blobs)
     output = tmp_path / "output"
     with pytest.raises(IntegrityError, match="changed while it was sealed"):
-        seal.seal(lambda: next(again).open("rb"), maker.digest(LAYER), [], output, SETTINGS)
+        seal.seal(lambda: next(again).open("rb"), maker.digest(REWRITTEN), [], output, SETTINGS)
     assert not output.exists()
 
 
@@ -271,7 +305,6 @@ def test_the_tool_dies_with_us(tmp_path: Path) -> None:
         from composeapps import seal
         from composeapps.config import SealSettings
         blob = Path(sys.argv[1])
-        count = 0
         class Slow:
             def __init__(self):
                 self.file = blob.open("rb")
@@ -280,13 +313,11 @@ def test_the_tool_dies_with_us(tmp_path: Path) -> None:
             def __exit__(self, *_):
                 self.file.close()
             def read(self, size):
-                if count == 2 and self.file.tell() > 3000:
+                if self.file.tell() > 3000:
                     print("now", flush=True)
                     time.sleep(600)
                 return self.file.read(min(size, 2048))
         def open_blob():
-            global count
-            count += 1
             return Slow()
         seal.seal(open_blob, sys.argv[2], [], Path(sys.argv[3]), SealSettings())
         """
