@@ -367,7 +367,7 @@ def test_a_full_file_system_is_a_space_error(ingest: Path, stick: Path) -> None:
         [sys.executable, "-c", LIMITED, str(ingest), str(stick), str(here)],
         capture_output=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(here.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])},
         timeout=60,
     )
     assert done.stdout.startswith(b"SpaceError")
@@ -486,7 +486,7 @@ def runner(ingest: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     def run(url: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(ingest), url, str(here)],
-            env={**os.environ, "PYTHONPATH": str(here.parent)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])},
         )
         started.append(process)
         return process
