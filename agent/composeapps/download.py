@@ -126,7 +126,7 @@ class Part:
     def finish(self, final: Path) -> None:
         """Make the bytes durable and give them their final name."""
         try:
-            os.fsync(self._file)
+            durable.fsync_file(self.path)
             durable.publish_path(self.path, final)
         except OSError as error:
             raise _disk_error(self.path, error) from error
