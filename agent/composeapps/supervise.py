@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import selectors
 import signal
 import socket
@@ -32,6 +33,7 @@ DEBOUNCE = 10.0
 BACKOFF_FIRST, BACKOFF_LAST = 15.0, 900.0
 #: Seconds without an answer of the engine before ``start`` is sent to mend it.
 ENGINE_GRACE = 20.0
+_ACCEPTED = re.compile(rb"HTTP/1\.[01] 200 ")
 _EVENTS = {"type": ["container"], "event": ["die", "health_status", "destroy", "oom"]}
 
 
@@ -67,23 +69,31 @@ class Schedule:
     _start_backoff: Backoff = field(default_factory=Backoff)
     _poll_backoff: Backoff = field(default_factory=Backoff)
     _settled_at: float = 0.0
+    _asked: bool = False
 
     def due(self, now: float) -> str:
         """Return the verb that is due, or an empty string; mending goes before updating."""
         if self.start_at <= now:
             return "start"
-        return "update" if self.update_at <= now else ""
+        return "update" if self._asked or self.update_at <= now else ""
 
     def wait(self, now: float) -> float:
         """Return for how many seconds nothing is due, at most ``TICK``."""
-        return max(0.0, min(min(self.start_at, self.update_at) - now, TICK))
+        return 0.0 if self.due(now) else min(min(self.start_at, self.update_at) - now, TICK)
+
+    def ask(self) -> None:
+        """Take in that somebody wants a look for a release now, or after one that is under way."""
+        self._asked = True
+
+    def begun(self, verb: str) -> None:
+        """Take in that a child was started."""
+        if verb == "update":
+            self._asked = False
 
     def ended(self, verb: str, code: int, now: float) -> None:
         """Take in how a child ended and plan the next one."""
         if verb == "start":
             if code == 0:
-                if now - self._settled_at > BACKOFF_LAST:
-                    self._start_backoff.reset()
                 self._settled_at = now
                 self.start_at = float("inf")
             else:
@@ -96,14 +106,22 @@ class Schedule:
             self._poll_backoff.reset()
             self.update_at = now + self.interval + random.uniform(0, self.jitter)
         if code not in (0, SourceError.exit_code):
-            self.start_at = min(self.start_at, now + self._start_backoff.delay())
+            self.trouble(now)
 
     def trouble(self, now: float) -> None:
-        """Take in that a container died or became unhealthy."""
+        """Take in that a container died or became unhealthy, or that an update failed.
+
+        Where ``start`` is planned already it stays so: a container that goes on crashing must not
+        undo the back-off.
+        """
+        if self.start_at < float("inf"):
+            return
         wait = DEBOUNCE
-        if now - self._settled_at <= BACKOFF_LAST:
+        if now - self._settled_at > BACKOFF_LAST:
+            self._start_backoff.reset()
+        else:
             wait = max(wait, self._start_backoff.delay())
-        self.start_at = min(self.start_at, now + wait)
+        self.start_at = now + wait
 
 
 class EngineEvents:
@@ -114,6 +132,8 @@ class EngineEvents:
             raise ConfigError(f"engine.docker has to be a unix:// address, not {url}")
         self._path = url.removeprefix("unix://")
         self.socket: socket.socket | None = None
+        #: The engine said that the events follow; one that only accepts may hang.
+        self.answers = False
         self._buffer = b""
 
     def connect(self) -> socket.socket | None:
@@ -129,14 +149,14 @@ class EngineEvents:
             connection.close()
             return None
         connection.setblocking(False)
-        self.socket, self._buffer = connection, b""
+        self.socket, self.answers, self._buffer = connection, False, b""
         return connection
 
     def close(self) -> None:
         """Forget the connection."""
         if self.socket is not None:
             self.socket.close()
-            self.socket = None
+        self.socket, self.answers = None, False
 
     def read(self) -> tuple[bool, bool]:
         """Take what has come: (the stream still stands, something in it means trouble)."""
@@ -151,18 +171,18 @@ class EngineEvents:
             return False, False
         lines = (self._buffer + data).split(b"\n")
         self._buffer = lines.pop()[-65536:]
+        self.answers = self.answers or any(_ACCEPTED.match(line) for line in lines)
         return True, any(_is_trouble(line) for line in lines)
 
 
 def _is_trouble(line: bytes) -> bool:
     try:
         event = json.loads(line)
-    except ValueError:  # HTTP's own header lines
+    except (ValueError, RecursionError):  # HTTP's own header lines
         return False
-    if not isinstance(event, dict):
-        return False
-    attributes = (event.get("Actor") or {}).get("Attributes") or {}
-    if "com.docker.compose.project" not in attributes:
+    actor = event.get("Actor") if isinstance(event, dict) else None
+    attributes = actor.get("Attributes") if isinstance(actor, dict) else None
+    if not isinstance(attributes, dict) or "com.docker.compose.project" not in attributes:
         return False
     action = str(event.get("Action", ""))
     return not action.startswith("health_status") or action.endswith("unhealthy")
@@ -176,7 +196,10 @@ def notify(message: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
-        connection.sendto(message.encode(), address)
+        try:
+            connection.sendto(message.encode(), address)
+        except OSError as error:  # what follows from silence is systemd's to decide
+            print(f"composeapps: systemd is not listening: {error}", file=sys.stderr)
 
 
 def watchdog_interval() -> float:
@@ -195,7 +218,9 @@ class Supervisor:
         self._child: tuple[str, subprocess.Popen[bytes]] | None = None
         self._child_fd = -1
         self._stop = False
+        #: Since when the engine does not answer, 0 while it does; and whether it ever did.
         self._engine_lost = 0.0
+        self._engine_known = False
         self._alive = watchdog_interval()
 
     def run(self) -> int:
@@ -221,7 +246,7 @@ class Supervisor:
             if verb:
                 self._begin(verb)
         wait = min(self._alive, TICK if self._child else self._schedule.wait(now))
-        if self._events.socket is None:
+        if not self._events.answers:
             wait = min(wait, 2.0)
         for key, _ in self._selector.select(wait):
             react: Callable[[], None] = key.data
@@ -230,6 +255,9 @@ class Supervisor:
     def _begin(self, verb: str) -> None:
         child = start([*self._command, verb], stdout=None, stderr=None)
         self._child = (verb, child)
+        self._schedule.begun(verb)
+        if self._stop:  # the signal came while the child was being started
+            child.terminate()
         self._child_fd = os.pidfd_open(child.pid)
         self._selector.register(self._child_fd, selectors.EVENT_READ, self._reap)
 
@@ -243,25 +271,39 @@ class Supervisor:
         self._schedule.ended(verb, code, boottime())
 
     def _watch_engine(self, now: float) -> None:
-        if self._events.socket is not None:
+        if self._events.socket is None:
+            stream = self._events.connect()
+            if stream is not None:
+                self._selector.register(stream, selectors.EVENT_READ, self._on_event)
+        if self._events.answers:
             return
-        stream = self._events.connect()
-        if stream is not None:
-            self._engine_lost = 0.0
-            self._selector.register(stream, selectors.EVENT_READ, self._on_event)
-        elif not self._engine_lost:
+        if not self._engine_lost:
             self._engine_lost = now
-        elif now - self._engine_lost > ENGINE_GRACE and self._child is None:
+        elif now - self._engine_lost > ENGINE_GRACE:
             self._engine_lost = now
-            self._schedule.trouble(now)
+            self._disconnect()
+            self._trouble(now)
+
+    def _disconnect(self) -> None:
+        if self._events.socket is not None:
+            self._selector.unregister(self._events.socket)
+        self._events.close()
 
     def _on_event(self) -> None:
+        answered = self._events.answers
         stands, trouble = self._events.read()
+        # After a gap nobody knows what was missed.
+        trouble = trouble or (self._events.answers and not answered and self._engine_known)
+        if self._events.answers:
+            self._engine_known, self._engine_lost = True, 0.0
         if not stands:
-            self._selector.unregister(self._events.socket)  # type: ignore[arg-type]
-            self._events.close()
-        if trouble and self._child is None:  # our own children stop containers too
-            self._schedule.trouble(boottime())
+            self._disconnect()
+        if trouble:
+            self._trouble(boottime())
+
+    def _trouble(self, now: float) -> None:
+        if self._child is None:  # our own children stop containers and the engine too
+            self._schedule.trouble(now)
 
     def _on_stop(self, *_: object) -> None:
         self._stop = True
@@ -269,7 +311,7 @@ class Supervisor:
             self._child[1].terminate()
 
     def _on_hangup(self, *_: object) -> None:
-        self._schedule.update_at = 0.0
+        self._schedule.ask()
 
     @staticmethod
     def _drain(reader: socket.socket) -> None:
