@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composeapps import oci
@@ -260,10 +260,15 @@ def test_any_json_is_read_or_refused(value: object, parse: Any) -> None:
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    for parse in (oci.parse_manifest, oci.parse_index, oci.is_index):
+@example(b"{}")
+def test_any_few_bytes_are_no_manifest_and_no_index(data: bytes) -> None:
+    for parse in (oci.parse_manifest, oci.parse_index):
         with pytest.raises(IntegrityError):
             parse(data, "the thing")
+    try:
+        assert not oci.is_index(data, "the thing")  # an empty object is JSON, and no index
+    except IntegrityError as error:
+        assert str(error).startswith("the thing")
 
 
 def test_chain_ids_of_the_specification() -> None:
