@@ -1,68 +1,46 @@
-"""The ``composeapps`` command: verbs, output, exit codes; the only place that catches errors."""
+"""The ``composeapps`` command: its verbs and flags."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from composeapps import __version__, config
-from composeapps.errors import ComposeAppsError, UsageError
-
-#: Exit code of a run that SIGINT or SIGTERM ended (shells use 128 + signal number).
-INTERRUPTED = 130
+from composeapps import __version__, config, edge
+from composeapps.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; nothing but defects leaves it as an exception."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    return edge.run("composeapps", sys.argv[1:] if arguments is None else arguments, _work)
+
+
+def _work(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return int(options.run(options) or 0)
-    except ComposeAppsError as error:
-        _print_error(error, as_json=options.json)
-        return error.exit_code
-    except BrokenPipeError:
-        # The reader went away; nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("composeapps: interrupted; the next run goes on from here", file=sys.stderr)
-        return INTERRUPTED
+    return int(options.run(options) or 0)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _print_error(error: ComposeAppsError, *, as_json: bool) -> None:
-    if as_json:
-        value = {"error": str(error), "kind": type(error).__name__, "code": error.exit_code}
-        print(json.dumps(value))
-    print(f"composeapps: {error}", file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    top = edge.Parser(
         prog="composeapps", description="Run signed Docker Compose apps.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"composeapps {__version__}")
-    parser.add_argument("--config", action="append", type=Path, metavar="FILE", default=[])
-    parser.add_argument("--json", action="store_true", help="print what a program can read")
-    parser.add_argument("--verbose", action="store_true", help="say more on stderr")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    top.add_argument("--version", action="version", version=f"composeapps {__version__}")
+    top.add_argument(
+        "--config", action="append", type=Path, metavar="FILE", default=[],
+        help="read settings from FILE only; may be given again",
+    )  # fmt: skip
+    top.add_argument("--json", action="store_true", help="print what a program can read")
+    top.add_argument("--verbose", action="store_true", help="say more on stderr")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:
         verb = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -100,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("retry", _lazy("retry"), "allow a failed release to be tried again")
     add("report", _lazy("report"), "deliver the events that are not delivered yet")
     add("run", _run, "stay and do all this when it is due")
-    return parser
+    return top
 
 
 def _lines(text: str) -> int:

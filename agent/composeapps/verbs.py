@@ -238,6 +238,8 @@ def diff(device: Device, options: Options) -> None:
 
 def reset(device: Device, options: Options) -> None:
     """Use the rung that was asked for, or the smallest that mends what verify finds."""
+    if options.wipe_volume and not options.app:
+        raise UsageError("--wipe-volume needs an app: composeapps reset APP --wipe-volume VOLUME")
     with device.writer("reset"):
         if options.factory:
             plan = mend.reset_to_factory(device)
