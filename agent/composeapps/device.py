@@ -160,7 +160,9 @@ class Device:
         for directory in (self.apps, self.ingest):
             durable.make_dir(directory)
         self.stores.data.create()
-        for directory in (self.apps, *self.apps.iterdir()):
+        trust = self.data / "trust"
+        scratch = (self.settings.paths.run, trust, trust / "sets", trust / "roots")
+        for directory in (*scratch, self.apps, *self.apps.iterdir()):
             durable.remove_temporaries(directory)
 
     def open_or_rebuild_state(self) -> None:

@@ -157,5 +157,7 @@ def unmount_others(device: Device, keep: Sequence[Plan]) -> None:
             sealed = device.stores.find_layer(layer.diff_id, layer.chain_id)
             if sealed is not None:
                 wanted.add(sealed.name)
-    for name in mounts.mounted(device.layers) - wanted:
+    # By directory: an interrupted run may have left a mount point with nothing mounted.
+    there = {path.name for path in device.layers.iterdir()} if device.layers.is_dir() else set()
+    for name in sorted(there - wanted):
         mounts.unmount(device.layers / name)

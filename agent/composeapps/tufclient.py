@@ -23,6 +23,7 @@ from tuf.api.metadata import TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from composeapps.durable import TEMPORARY
 from composeapps.errors import NotFoundError, SourceError, TrustError
 from composeapps.release import LIMIT, target_path
 
@@ -136,7 +137,7 @@ def look(
         SourceError: what ``fetch`` raises.
         OSError: the scratch directory cannot be written.
     """
-    with TemporaryDirectory(prefix="composeapps-", dir=scratch) as name:
+    with TemporaryDirectory(prefix=TEMPORARY, dir=scratch) as name:
         directory = Path(name)
         target = directory / "release"
         _lay_out(directory, target, held)

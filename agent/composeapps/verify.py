@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from composeapps import copies, gate, install, mounts, projectdir, update
+from composeapps import copies, durable, gate, install, mounts, projectdir, update
 from composeapps.device import Device
 from composeapps.errors import ComposeAppsError, EngineError, IntegrityError
 from composeapps.health import FAILED
@@ -100,7 +100,8 @@ def users(plan: Plan, chain_id: str) -> tuple[str, ...]:
 
 def _projects(device: Device, plan: Plan) -> Iterator[Finding]:
     for app in plan.apps:
-        with tempfile.TemporaryDirectory(dir=device.settings.paths.run) as name:
+        scratch = device.settings.paths.run
+        with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY, dir=scratch) as name:
             fresh = Path(name)
             try:
                 projectdir.unpack(
