@@ -36,9 +36,6 @@ def run(program: str, arguments: Sequence[str], work: Callable[[Sequence[str]], 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return work(arguments)
-    except SystemExit:  # after --help and --version
-        _say(sys.stdout, "")
-        raise
     except ComposeAppsError as error:
         return _tell(program, error, as_json="--json" in arguments)
     except OSError as error:
@@ -66,7 +63,7 @@ def _tell(program: str, error: ComposeAppsError, *, as_json: bool) -> int:
 
 def _say(stream: TextIO, text: str) -> None:
     try:
-        print(text, file=stream, end="\n" if text else "", flush=True)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
         _forget(stream)
 
