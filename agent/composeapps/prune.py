@@ -18,7 +18,8 @@ REMEMBERED = 20
 def prune(device: Device) -> int:
     """Remove blobs, sealed layers, projects and engine snapshots that no kept release needs.
 
-    Kept are the current, previous and factory release and one that is being fetched or switched to.
+    Kept are the current, previous and factory release and one that is being fetched or switched to,
+    with what is there of it: a device that has no room for it may need what older ones left.
 
     Returns:
         bytes freed in the data store; 0 where a kept release is damaged, which is mended first.
@@ -27,13 +28,12 @@ def prune(device: Device) -> int:
     kept |= {r.digest for r in device.state.releases() if r.state in state.SWITCHING}
     plans = []
     for digest in sorted(kept - {""}):
-        record = device.state.release(digest)
-        if record is not None and record.state in (state.PENDING, state.FETCHING):
-            log.info("release %s is being fetched: pruning nothing", record.version)
-            return 0
         try:
             plans.append(make_plan(device, digest, online=False))
         except IntegrityError as error:
+            record = device.state.release(digest)
+            if record is not None and record.state in (state.PENDING, state.FETCHING):
+                continue  # its documents come before its layers, so there are none yet
             log.warning("pruning nothing, a kept release is damaged: %s", error)
             return 0
     _forget_releases(device, kept)
@@ -82,8 +82,10 @@ def _prune_store(device: Device, plans: list[Plan]) -> int:
     for path in device.apps.iterdir():
         if path not in roots:
             durable.remove(path)
+    begun = {hex_of(layer.descriptor.digest) for plan in plans for _, layer in plan.chains.values()}
     for path in device.ingest.iterdir():
-        freed += path.stat().st_size
-        durable.remove(path)
+        if path.name.split(".")[0] not in begun:
+            freed += path.stat().st_size
+            durable.remove(path)
     log.debug("kept %s", ", ".join(hex_of(plan.digest)[:12] for plan in plans))
     return freed

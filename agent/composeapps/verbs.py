@@ -21,6 +21,7 @@ from composeapps.errors import (
     EngineError,
     IntegrityError,
     SourceError,
+    SpaceError,
     UnhealthyError,
     UsageError,
 )
@@ -66,7 +67,7 @@ def update(device: Device, options: Options) -> None:
         if target and target != device.state.current:
             record = device.state.release(target)
             if record is None or record.state != state.FETCHED:
-                machine.fetch_release(device, target, terminal.progress())
+                _fetch(device, target)
             _switch(device, target)
         current = device.state.release(device.state.current)
     outbox.try_report(device)
@@ -95,8 +96,19 @@ def fetch_(device: Device, options: Options) -> None:
         found = machine.check(device)
         target = device.state.get("target")
         if target and target != device.state.current:
-            machine.fetch_release(device, target, terminal.progress())
+            _fetch(device, target)
     _say(options, asdict(found), _sentence(found) + ("; it is fetched" if target else ""))
+
+
+def _fetch(device: Device, digest: str) -> None:
+    """Fetch a release; where there is no room, first remove what nothing needs."""
+    try:
+        machine.fetch_release(device, digest, terminal.progress())
+    except SpaceError as error:
+        if not prune.prune(device):
+            raise
+        log.warning("%s: pruned", error)
+        machine.fetch_release(device, digest, terminal.progress())
 
 
 def apply(device: Device, options: Options) -> None:
