@@ -156,27 +156,27 @@ class Snapshots:
 
 def _upper_directory(mounts: str) -> Path:
     """Return the writable directory that an active snapshot's mounts name."""
-    mount = _first_mount(mounts)
-    option = _option(mount, "upperdir=")
-    return Path(option if option else mount.get("Source", ""))
+    source, options = _first_mount(mounts)
+    return Path(_option(options, "upperdir=") or source)
 
 
 def _lower_directories(mounts: str) -> list[Path]:
-    mount = _first_mount(mounts)
-    option = _option(mount, "lowerdir=")
-    return [Path(part) for part in (option or mount.get("Source", "")).split(":")]
+    source, options = _first_mount(mounts)
+    return [Path(part) for part in (_option(options, "lowerdir=") or source).split(":")]
 
 
-def _first_mount(mounts: str) -> dict[str, Any]:
+def _first_mount(mounts: str) -> tuple[str, list[Any]]:
+    """Return source and options of the first mount of a list that ``ctr`` printed."""
     try:
         first = json.loads(mounts)[0]
-    except (ValueError, IndexError, KeyError, TypeError) as error:
+        source, options = first.get("Source") or "", first.get("Options") or []
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EngineError(f"containerd named no directory: {mounts[:200]!r}") from error
-    if not isinstance(first, dict):
+    if not isinstance(source, str) or not isinstance(options, list):
         raise EngineError(f"containerd named no directory: {mounts[:200]!r}")
-    return first
+    return source, options
 
 
-def _option(mount: dict[str, Any], name: str) -> str:
-    options = [str(option) for option in mount.get("Options") or []]
-    return next((option.removeprefix(name) for option in options if option.startswith(name)), "")
+def _option(options: list[Any], name: str) -> str:
+    found = [text.removeprefix(name) for text in map(str, options) if text.startswith(name)]
+    return found[0] if found else ""

@@ -289,7 +289,8 @@ def test_engine_snapshots_of_what_is_gone_are_left_to_the_engine(world: World) -
 
 
 def test_an_image_that_is_gone_is_forgotten_only_after_the_engine_forgot_it(world: World) -> None:
-    world.commit(world.release({"web": world.app({"web": [b"v1"]})}))
+    for note in (b"v1", b"v2", b"v3"):
+        world.commit(world.release({"web": world.app({"web": [note]})}))
     world.device.state.note_image("r.test/old@sha256:x")
     before = world.snapshot()
     with pytest.raises(EngineError, match="Docker"):
