@@ -253,7 +253,7 @@ class Supervisor:
             react()
 
     def _begin(self, verb: str) -> None:
-        child = start([*self._command, verb], stdout=None, stderr=None)
+        child = start([*self._command, verb], stdout=None, stderr=None, env=_environment())
         self._child = (verb, child)
         self._schedule.begun(verb)
         if self._stop:  # the signal came while the child was being started
@@ -316,6 +316,12 @@ class Supervisor:
     @staticmethod
     def _drain(reader: socket.socket) -> None:
         reader.recv(4096)
+
+
+def _environment() -> dict[str, str]:
+    """Return all of ours, proxies and certificates too, but for what only this process may say."""
+    ours = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def boottime() -> float:

@@ -134,13 +134,15 @@ def count(entry: str, number: int) -> Callable[[list[str]], bool]:
 
 def test_it_starts_then_updates_one_child_at_a_time(resident: Resident, engine: FakeEngine) -> None:
     resident.does("start", "sleep 0.2")
-    resident.start()
+    resident.start(HTTPS_PROXY="http://proxy.test:1", WATCHDOG_USEC="60000000")
     log = resident.wait(count("end update", 1))
     assert log == ["begin start", "end start", "begin update", "end update"]
     lines = (resident.directory / "arguments").read_text().splitlines()
     assert lines[0] == f"-m composeapps.cli --config {resident.settings} start"
     environment = (resident.directory / "environment").read_text()
-    assert "NOTIFY_SOCKET" not in environment, "only the resident part speaks for the service"
+    assert "HTTPS_PROXY=http://proxy.test:1" in environment.splitlines()
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):
+        assert name not in environment, "only the resident part speaks for the service"
 
 
 def test_systemd_is_told_that_it_is_ready_and_alive(resident: Resident, engine: FakeEngine) -> None:

@@ -108,10 +108,12 @@ def test_many_downloads_report_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Terminal())
     report = terminal._Progress(terminal=True)
     report._done = Slow()
-    threads = [
-        threading.Thread(target=lambda: [report("downloading", DIGEST, 1, 9) for _ in range(200)])
-        for _ in range(4)
-    ]
+
+    def work() -> None:
+        for _ in range(200):
+            report("downloading", DIGEST, 1, 9)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
