@@ -33,6 +33,8 @@ DEBOUNCE = 10.0
 BACKOFF_FIRST, BACKOFF_LAST = 15.0, 900.0
 #: Seconds without an answer of the engine before ``start`` is sent to mend it.
 ENGINE_GRACE = 20.0
+#: Seconds between two tries to connect to an engine that does not answer.
+ENGINE_RETRY = 2.0
 _ACCEPTED = re.compile(rb"HTTP/1\.[01] 200 ")
 _EVENTS = {"type": ["container"], "event": ["die", "health_status", "destroy", "oom"]}
 
@@ -247,7 +249,7 @@ class Supervisor:
                 self._begin(verb)
         wait = min(self._alive, TICK if self._child else self._schedule.wait(now))
         if not self._events.answers:
-            wait = min(wait, 2.0)
+            wait = min(wait, ENGINE_RETRY)
         for key, _ in self._selector.select(wait):
             react: Callable[[], None] = key.data
             react()

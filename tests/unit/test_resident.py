@@ -18,7 +18,7 @@ from fakeengine import HEADER, FakeEngine, event
 PROGRAM = """
 import sys
 from composeapps import supervise
-supervise.DEBOUNCE, supervise.ENGINE_GRACE = 0.2, 0.6
+supervise.DEBOUNCE, supervise.ENGINE_GRACE, supervise.ENGINE_RETRY = 0.2, 0.5, 0.2
 supervise.Backoff.__init__.__defaults__ = (0.3, 2.0, 0.0)
 sys.executable = sys.argv[1]
 from composeapps import cli
@@ -260,7 +260,7 @@ def test_an_engine_that_went_away_and_came_back_is_looked_at(
     resident.settle()
     engine.drop()
     resident.wait(count("end start", 2))
-    time.sleep(0.8)
+    time.sleep(0.5)
     assert resident.log().count("begin start") == 2, "and once is enough"
 
 
@@ -297,7 +297,7 @@ def test_idle_it_is_small_and_asleep(resident: Resident, tmp_path: Path, there: 
     resident.start()
     resident.settle()
     before = cpu_ticks(resident.pid)
-    time.sleep(1.5)
+    time.sleep(1)
     used = (cpu_ticks(resident.pid) - before) / os.sysconf("SC_CLK_TCK")
     assert used <= 0.05, "it wakes too often"
     size = pss(resident.pid)
