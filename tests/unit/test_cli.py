@@ -171,7 +171,7 @@ def test_a_defect_is_not_hidden(settings: Path, monkeypatch: pytest.MonkeyPatch)
     ("arguments", "message"),
     [
         ([], "the following arguments are required: VERB: see composeapps --help"),
-        (["sttus"], "invalid choice: 'stauts'"),
+        (["sttus"], "invalid choice: 'sttus'"),
         (["check", "extra"], "unrecognized arguments: extra: see composeapps"),
         (["--conf", "x", "check"], "invalid choice: 'x'"),
         (["check", "--quiet"], "unrecognized arguments: --quiet"),
