@@ -57,6 +57,8 @@ class PathSettings:
     data: Path = Path("/var/lib/composeapps")
     run: Path = Path("/run/composeapps")
     factory: Path = Path("/usr/share/composeapps/factory")
+    #: Directory of env files, ``<app>.env``, whose variables win over the app's own.
+    env: Path = Path("/etc/composeapps/env")
     #: The TUF root that the image carries.
     root: Path = Path("/usr/share/composeapps/root.json")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from composeapps import durable
 from composeapps.device import Device
-from composeapps.digests import file_digest
 from composeapps.errors import EngineError
 from composeapps.oci import digest_of
+from composeapps.release import NAME
 
 #: File in each unpacked project that holds the artifact's manifest.
 MANIFEST = ".composeapps-artifact.json"
@@ -50,7 +50,8 @@ def restore(device: Device, digests: Iterable[str]) -> list[str]:
     """
     lost = []
     for digest in sorted(digests):
-        if any(_is_right(store.blob_path(digest), digest) for store in device.stores.all):
+        if device.stores.find_blob(digest) is not None:
+            _drop_damaged(device, digest)
             continue
         data = find_copy(device, digest)
         if data is not None:
@@ -61,15 +62,16 @@ def restore(device: Device, digests: Iterable[str]) -> list[str]:
     return lost
 
 
-def _is_right(path: Path, digest: str) -> bool:
-    try:
-        return file_digest(path) == digest
-    except OSError:
-        return False
+def _drop_damaged(device: Device, digest: str) -> None:
+    """Remove a copy whose twin in the factory store is the good one (law L2)."""
+    if not device.stores.data.is_intact(digest):
+        durable.remove(device.stores.data.blob_path(digest))
 
 
 def _files(device: Device) -> Iterator[Path]:
-    for root in (device.apps, device.data / "trust"):
+    factory = device.settings.paths.factory
+    yield factory / NAME
+    for root in (device.apps, device.data / "trust", factory / "trust"):
         if root.is_dir():
             for path in sorted(root.rglob("*")):
                 if path.is_file() and not path.is_symlink():

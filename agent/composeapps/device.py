@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -13,9 +14,16 @@ from typing import TYPE_CHECKING
 
 from composeapps import durable
 from composeapps.config import Settings
-from composeapps.errors import BusyError, ConfigError, DamagedStateError
+from composeapps.errors import (
+    BusyError,
+    ConfigError,
+    DamagedStateError,
+    IntegrityError,
+    TrustError,
+)
 from composeapps.oci import Platform, digest_of
-from composeapps.store import Store, Stores
+from composeapps.release import LIMIT, NAME, Release
+from composeapps.store import Store, Stores, parse_layer_name, verify_layer
 
 if TYPE_CHECKING:
     from composeapps.engine import Engine
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from composeapps.state import State
     from composeapps.trust import Trust
 
+log = logging.getLogger(__name__)
 
 #: What uname(2) calls machines whose platform has another name than containerd's ``Normalize``
 #: makes of it; a 64-bit ARM that runs 32-bit programs runs those of version 7.
@@ -68,11 +77,39 @@ class Device:
 
     @cached_property
     def factory_digest(self) -> str:
-        """Digest of the release that the image carries, or empty where it carries none."""
-        try:
-            return digest_of((self.settings.paths.factory / "release.json").read_bytes())
-        except FileNotFoundError:
+        """Digest of the release that the image carries, or empty where it carries none.
+
+        The store holds it twice, as ``release.json`` and as a blob: a damaged one stops nothing.
+        """
+        data = self._factory_release
+        if data is None:
             return ""
+        if digest_of(data) in self.stores.factory.all_blobs():
+            return digest_of(data)
+        log.error("the image's %s is damaged", self.settings.paths.factory / NAME)
+        found = map(self._release_in, self.stores.factory.all_blobs())
+        return max(found, default=(0, ""))[1]
+
+    @property
+    def factory_is_damaged(self) -> bool:
+        """Whether the image's ``release.json`` is not what its store holds."""
+        data = self._factory_release
+        return data is not None and digest_of(data) != self.factory_digest
+
+    @cached_property
+    def _factory_release(self) -> bytes | None:
+        try:
+            return (self.settings.paths.factory / NAME).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:  # the medium is damaged
+            return b""
+
+    def _release_in(self, digest: str) -> tuple[int, str]:
+        try:
+            return Release.parse(self.stores.read_blob(digest, LIMIT), digest).version, digest
+        except (IntegrityError, TrustError):
+            return 0, ""
 
     @cached_property
     def state(self) -> State:
@@ -182,6 +219,10 @@ class Device:
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self.state.add_event("state-lost", {"reason": str(error)})
         self.stores.distrusted = set(self.state.get("distrusted").split("\n")) - {""}
+        for name in sorted(self.stores.distrusted):
+            layer = parse_layer_name(Path(name))
+            if layer is None or verify_layer(layer):  # another image has mended it
+                self.distrust(Path(name), damaged=False)
 
     @staticmethod
     def _read_root(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from composeapps import process
-from composeapps.errors import ConfigError, SpaceError
+from composeapps.errors import SettingsError, SpaceError
 from composeapps.oci import hex_of
 
 TOOL = "mkfs.erofs"
@@ -31,19 +31,19 @@ def check_tool() -> str:
     """Return the version of ``mkfs.erofs``.
 
     Raises:
-        ConfigError: it is missing or too old.
+        SettingsError: it is missing or too old.
     """
     wanted = f"install erofs-utils {'.'.join(str(number) for number in TOOL_VERSION)} or newer"
     try:
         output = process.run([TOOL, "-V"], timeout=TOOL_TIMEOUT).decode("utf-8", "replace")
     except process.ProcessError as error:
         if error.stderr:  # it runs, and is so old that it does not know -V
-            raise ConfigError(f"{TOOL} is too old: {wanted}") from error
-        raise ConfigError(f"{TOOL} {error.reason}: {wanted}") from error
+            raise SettingsError(f"{TOOL} is too old: {wanted}") from error
+        raise SettingsError(f"{TOOL} {error.reason}: {wanted}") from error
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", output)
     numbers = tuple(int(number or 0) for number in found.groups()) if found else (0,)
     if found is None or numbers < TOOL_VERSION:
-        raise ConfigError(f"{TOOL} is too old ({output.strip()[:60]}): {wanted}")
+        raise SettingsError(f"{TOOL} is too old ({output.strip()[:60]}): {wanted}")
     return found.group()
 
 

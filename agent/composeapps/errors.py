@@ -25,6 +25,10 @@ class ConfigError(ComposeAppsError):
     exit_code = 3
 
 
+class SettingsError(ConfigError):
+    """The device's own settings or programs stand in the way; no release is to blame."""
+
+
 class SourceError(ComposeAppsError):
     """A server, a registry or a source directory did not deliver; trying later can help."""
 

@@ -71,8 +71,9 @@ def fetch_layers(device: Device, plan: Plan, progress: Progress) -> None:
             if device.stores.find_layer(layer.diff_id, layer.chain_id) is None:
                 blob = wait(layer)
                 _seal_layer(device, image, layer, blob, progress)
-    for _, layer in wanted:
-        durable.remove(device.ingest / hex_of(layer.descriptor.digest))
+            left = {layer.descriptor.digest for _, layer in missing(device, plan)}
+            if layer.descriptor.digest not in left:  # else another chain needs it too
+                durable.remove(device.ingest / hex_of(layer.descriptor.digest))
 
 
 @contextmanager

@@ -104,7 +104,9 @@ def _adopt(device: Device, image: Image, known: dict[str, Snapshot]) -> None:
     there = [layer.chain_id for layer in image.layers if layer.chain_id in known]
     if all(chain_id in recorded for chain_id in there):
         return
-    paths = reversed(device.snapshots.directories(there[-1]))
+    paths = device.snapshots.directories(there[-1])[::-1]
+    if len(paths) != len(there):
+        raise EngineError(f"the engine's chain {there[-1]} has {len(paths)} layers")
     for chain_id, path in zip(there, paths, strict=True):
         device.snapshots.keep(chain_id)
         device.state.set_snapshot(chain_id, path)

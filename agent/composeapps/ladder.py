@@ -101,20 +101,11 @@ def run_best(device: Device) -> Plan:
             reasons.append(f"{digest}: {error}")
             log.error("release %s cannot be run: %s", digest, error)
             continue
-        _note_stand_in(device, digest, reasons)
+        update.note_stand_in(device, digest, reasons)
         return plan
     if not reasons:
         raise IntegrityError("no release is installed: run composeapps update, or preload one")
     raise IntegrityError(f"no release can be run: {'; '.join(reasons)}; run composeapps update")
-
-
-def _note_stand_in(device: Device, digest: str, reasons: list[str]) -> None:
-    """Report once that an older release stands in for a damaged one, and once that it ended."""
-    stand_in = digest if digest != device.state.current else ""
-    if stand_in != device.state.get("stand-in"):
-        kind = "stand-in" if stand_in else "mended"
-        device.state.add_event(kind, {"release": digest, "reasons": reasons})
-        device.state.put("stand-in", stand_in)
 
 
 def _run(device: Device, digest: str) -> Plan:

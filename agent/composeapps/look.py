@@ -14,7 +14,7 @@ from composeapps import oci, urls
 from composeapps.answers import STATIC_MISSING, Request, Response, Tls
 from composeapps.config import SourceSettings
 from composeapps.directory import read_file
-from composeapps.errors import ConfigError
+from composeapps.errors import SettingsError
 from composeapps.pacing import Pace, persist
 from composeapps.transport import Transport
 
@@ -36,7 +36,7 @@ class Look:
     def get(self, url: str, limit: int, etag: str) -> Response:
         """Return one file; see ``Source.get``."""
         if url.startswith(urls.UNSET):
-            raise ConfigError("no source is set: set source.url in the settings")
+            raise SettingsError("no source is set: set source.url in the settings")
         path = urls.local_path(url)
         if path is not None:
             body = read_file(path, limit)

@@ -7,34 +7,46 @@ from collections.abc import Sequence
 
 from composeapps import copies, fetch, ladder, reset, state, update, verify
 from composeapps.device import Device
-from composeapps.errors import ComposeAppsError, ConfigError, IntegrityError, UsageError
+from composeapps.errors import (
+    ComposeAppsError,
+    ConfigError,
+    IntegrityError,
+    SourceError,
+    SpaceError,
+    UsageError,
+)
 from composeapps.plan import Plan, make_plan
-from composeapps.verify import ENGINE, FETCH, Finding
+from composeapps.verify import ENGINE, FETCH, IMAGE, Finding
 
 log = logging.getLogger(__name__)
 
 
-def refetch(device: Device, progress: fetch.Progress) -> bool:
-    """Bring back from the network what the committed release lacks; say whether it lacked anything.
+def refetch(device: Device, progress: fetch.Progress) -> None:
+    """Bring back from the network what the committed release lacks, and what the one before does.
 
     Raises:
-        SourceError: it cannot be had now.
+        SourceError: what the committed release lacks cannot be had now.
     """
-    current = device.state.current
-    if not current:
-        return False
+    current, previous = device.state.current, device.state.previous
+    if current and (not _is_complete(device, current) or device.state.get("stand-in")):
+        log.warning("the current release is incomplete: fetching what it lacks")
+        fetch.fetch_layers(device, make_plan(device, current, online=True), progress)
+        ladder.start(device)
+    if previous and not _is_complete(device, previous):
+        log.warning("the previous release is incomplete: fetching what it lacks")
+        try:
+            fetch.fetch_layers(device, make_plan(device, previous, online=True), progress)
+        except (SourceError, SpaceError) as error:  # its maker may have removed it
+            log.warning("%s", error)
+
+
+def _is_complete(device: Device, digest: str) -> bool:
+    """Say whether a release can be run from what is stored here, its small blobs intact."""
     try:
-        plan = make_plan(device, current, online=False)
-        complete = not fetch.missing(device, plan)
+        plan = make_plan(device, digest, online=False)
     except IntegrityError:
-        complete = False
-    if complete and not device.state.get("stand-in"):
         return False
-    log.warning("the current release is incomplete: fetching what it lacks")
-    plan = make_plan(device, current, online=True)
-    fetch.fetch_layers(device, plan, progress)
-    ladder.start(device)
-    return True
+    return not copies.restore(device, plan.blobs) and not fetch.missing(device, plan)
 
 
 def reset_to_factory(device: Device) -> Plan:
@@ -46,7 +58,8 @@ def reset_to_factory(device: Device) -> Plan:
     record = device.state.release(digest)
     if record is not None and record.state == state.FAILED:
         device.state.retry(digest)
-    ladder.begin(device, digest)
+    if digest != device.state.current:
+        ladder.begin(device, digest)
     return ladder.start(device)
 
 
@@ -95,7 +108,7 @@ def reset_what_is_damaged(device: Device) -> Plan:
         except ComposeAppsError as error:  # the ladder goes on from here
             log.warning("%s", error)
     plan = ladder.start(device)
-    left = verify.verify(device, deep=True)
+    left = [item for item in verify.verify(device, deep=True) if item.rung != IMAGE]
     if left:
         lacking = "; ".join(sorted({f"{item.kind} {item.name}" for item in left}))
         raise IntegrityError(

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from composeapps import artifact, copies, durable, images, policy, projectdir
 from composeapps.compose import Compose, Project, images_of
 from composeapps.device import Device
-from composeapps.errors import ConfigError, IntegrityError, SpaceError
+from composeapps.errors import ConfigError, IntegrityError, SettingsError, SpaceError
 from composeapps.images import Image, Layer
 from composeapps.oci import MANIFEST_LIMIT, Descriptor, Reference, hex_of
 from composeapps.policy import Policy
@@ -70,7 +70,7 @@ class Reader:
 
     def __init__(self, device: Device, *, online: bool) -> None:
         self._device = device
-        self._online = online
+        self.online = online
         self.used: set[str] = set()
 
     def __call__(self, reference: Reference, digest: str, limit: int, kind: images.Kind) -> bytes:
@@ -80,7 +80,7 @@ class Reader:
             return self._device.stores.read_blob(digest, limit)
         except IntegrityError:
             data = copies.find_copy(self._device, digest)
-            if data is None and not self._online:
+            if data is None and not self.online:
                 raise
         if data is None:
             data = self._device.source.read(reference, digest, limit, kind=kind)
@@ -91,9 +91,10 @@ class Reader:
     def open(self, reference: Reference, blob: Descriptor) -> BinaryIO:
         """Open a blob of any size; the caller verifies it as it reads."""
         self.used.add(blob.digest)
+        copies.restore(self._device, [blob.digest])
         path = self._device.stores.find_blob(blob.digest)
         if path is None:
-            if not self._online:
+            if not self.online:
                 raise IntegrityError(f"blob {blob.digest} is missing in every local store")
             fresh = self._device.source.download(reference, blob, self._device.ingest)
             path = self._device.stores.data.blob_path(blob.digest)
@@ -159,18 +160,25 @@ def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:
     parsed = artifact.parse(manifest, what)
     root = project_root(device, name, reference)
     read.used.update(blob.digest for blob in parsed.blobs)
+    if read.online:
+        for blob in parsed.blobs:
+            read.open(reference, blob).close()
     if not root.is_dir():
         with space_checked(), durable.new_directory(root) as temporary:
             projectdir.unpack(parsed, lambda blob: read.open(reference, blob), temporary, what)
             (temporary / copies.MANIFEST).write_bytes(manifest)
     compose = Compose(device.settings.engine)
-    project = Project.unpacked(name, parsed, root)
+    own = device.settings.paths.env / f"{name}.env"
+    env_files = [own] if own.is_file() else []
+    project = Project.unpacked(name, parsed, root, env_files=env_files)
     try:
         model = compose.config(project, every_profile=True)
     except ProcessError as error:
+        if not error.stderr:  # it did not run, or not to its end
+            raise SettingsError(f"{what}: {error}") from error
         raise ConfigError(f"{what}: Compose cannot read its files: {error}") from error
     wishes = policy.parse(model, what)
-    project = Project.unpacked(name, parsed, root, profiles=wishes.profiles)
+    project = Project.unpacked(name, parsed, root, env_files=env_files, profiles=wishes.profiles)
     walked = [
         images.walk(Reference.parse(text), device.platform, read)
         for text in sorted(images_of(model, name))

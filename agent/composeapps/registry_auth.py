@@ -32,7 +32,7 @@ from composeapps import urls
 from composeapps.answers import Answer, Request, Tls
 from composeapps.config import RegistrySettings
 from composeapps.directory import read_file
-from composeapps.errors import ConfigError, SourceError
+from composeapps.errors import ConfigError, SettingsError, SourceError
 from composeapps.transport import Transport
 
 #: Bytes of a password file, and characters of a token.
@@ -89,7 +89,7 @@ class Authorizer:
 
         Raises:
             SourceError: it asks for nothing that can be given.
-            ConfigError: the password file cannot be read.
+            SettingsError: the password file cannot be read.
         """
         for challenge in parse_challenges(answer.challenges):
             value = self._answer_to(challenge, answer, request, scope)
@@ -182,8 +182,8 @@ def _secret(settings: RegistrySettings) -> str:
     try:
         text = read_file(Path(settings.password_file), SECRET_LIMIT).decode()
     except (SourceError, UnicodeDecodeError) as error:
-        raise ConfigError(f"password_file of a registry: {error}") from error
+        raise SettingsError(f"password_file of a registry: {error}") from error
     secret = text.rstrip("\r\n")
     if not secret.isprintable():
-        raise ConfigError(f"password_file {settings.password_file} holds more than one line")
+        raise SettingsError(f"password_file {settings.password_file} holds more than one line")
     return secret

@@ -187,8 +187,7 @@ def _move_aside(root: Path) -> None:
         if path.name in (_ASIDE, VOLUMES, "lost+found"):
             continue
         target = aside / path.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
+        durable.remove(target)  # of a reset that was interrupted
         os.replace(path, target)
     durable.fsync_dir(aside)
     durable.fsync_dir(root)

@@ -77,7 +77,7 @@ def seal(
         SealError: the layer cannot be made exactly as the engine would; names entry and reason.
         IntegrityError: blob or a layer below is damaged, or the diff ID is another's.
         SpaceError: there is no room for it.
-        ConfigError: ``mkfs.erofs`` is missing or too old.
+        SettingsError: ``mkfs.erofs`` is missing or too old.
         ProcessError: ``mkfs.erofs`` failed.
     """
     check_tool()

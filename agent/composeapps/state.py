@@ -177,10 +177,14 @@ class State(Database):
         with self.transaction() as db:
             _advance(db, digest, COMMITTED, "")
             db.execute("UPDATE release SET attempts=0 WHERE digest=?", (digest,))
-            current = db.execute("SELECT value FROM meta WHERE key='current'").fetchone()
-            if current is not None and current["value"] != digest:
-                _put(db, "previous", str(current["value"]))
+            # What ran until now; a release that something stood in for is damaged.
+            ran = db.execute(
+                "SELECT value FROM meta WHERE key IN ('stand-in', 'current') ORDER BY key DESC"
+            ).fetchone()
+            if ran is not None and ran["value"] != digest:
+                _put(db, "previous", str(ran["value"]))
             _put(db, "current", digest)
+            _put(db, "stand-in", "")
             return _add_event(db, kind, body)
 
     def fail(self, digest: str, reason: str, kind: str, body: Mapping[str, Any]) -> Event:

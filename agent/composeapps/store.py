@@ -111,6 +111,13 @@ class Store:
                 if _is_hex(path.name):
                     yield f"sha256:{path.name}"
 
+    def is_intact(self, digest: str) -> bool:
+        """Say whether this store holds a blob with the right bytes; hashes it."""
+        try:
+            return file_digest(self.blob_path(digest)) == digest
+        except OSError:  # not there, or damaged so that it cannot be read
+            return False
+
     def find_layer(self, diff_id: str, chain_id: str) -> SealedLayer | None:
         """Return the sealed layer that serves a diff ID at the end of a chain."""
         if not self.layers.is_dir():
@@ -135,11 +142,10 @@ class Stores:
         self.distrusted: set[str] = set()
 
     def find_blob(self, digest: str) -> Path | None:
-        """Return the path of a blob that one of the stores holds under its final name."""
+        """Return the path of an intact copy of a blob; hashes the copies that there are."""
         for store in self.all:
-            path = store.blob_path(digest)
-            if path.is_file():
-                return path
+            if store.is_intact(digest):
+                return store.blob_path(digest)
         return None
 
     def read_blob(self, digest: str, limit: int) -> bytes:

@@ -20,7 +20,7 @@ import urllib3.exceptions
 from composeapps import __version__, urls, wire
 from composeapps.answers import MISSING, RAISED, Answer, Request, Response, Tls, translate
 from composeapps.bounds import Bounds, Stats
-from composeapps.errors import ConfigError, IntegrityError, SourceError
+from composeapps.errors import IntegrityError, SettingsError, SourceError
 from composeapps.places import Wanted
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -156,7 +156,7 @@ class Transport:
             context = wire.tls_context(tls.ca, tls.certificate, tls.key)
         except (OSError, ValueError) as error:
             names = ", ".join(name for name in (tls.ca, tls.certificate, tls.key) if name)
-            raise ConfigError(f"TLS files of the settings ({names}): {error}") from error
+            raise SettingsError(f"TLS files of the settings ({names}): {error}") from error
         options: dict[str, Any] = {"maxsize": self._connections, "ssl_context": context}
         pool: urllib3.PoolManager
         if proxy:

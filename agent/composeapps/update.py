@@ -19,6 +19,7 @@ from composeapps.errors import (
     EngineError,
     IntegrityError,
     SealError,
+    SettingsError,
     TrustError,
     UnhealthyError,
     UpdateFailedError,
@@ -105,6 +106,7 @@ def fetch_release(device: Device, digest: str, progress: fetch.Progress) -> Plan
     Raises:
         SourceError, SpaceError: it can go on another time; what was done stays done.
         UpdateFailedError: the release cannot be used on this device, and is remembered as failed.
+        SettingsError: the device's own settings or programs stand in the way, not the release.
     """
     record = _record(device, digest)
     switching = record.state in state.SWITCHING or record.state == state.COMMITTED
@@ -114,7 +116,7 @@ def fetch_release(device: Device, digest: str, progress: fetch.Progress) -> Plan
         plan = make_plan(device, digest, online=True)
         fetch.fetch_layers(device, plan, progress)
     except _HOPELESS as error:
-        if switching:
+        if switching or isinstance(error, SettingsError):
             raise
         _fail(device, digest, str(error), {})
         raise UpdateFailedError(f"release {record.version} cannot be used: {error}") from error
@@ -189,6 +191,7 @@ def _go_back(device: Device, digest: str) -> str:
             run_apps(device, plan)
         except (UnhealthyError, ProcessError) as error:
             outcome += f", but: {error}"
+        note_stand_in(device, candidate, [str(damage)] if damage else [])
         return outcome
     if damage is not None:
         raise IntegrityError(f"there is no intact release to go back to: {damage}")
@@ -209,6 +212,15 @@ class GateError(UnhealthyError):
         text = "; ".join(f"app {item.app}: {item.reason}" for item in found)
         super().__init__(text)
         self.details: dict[str, Any] = {"apps": [asdict(item) for item in found]}
+
+
+def note_stand_in(device: Device, digest: str, reasons: list[str]) -> None:
+    """Report once that an older release stands in for a damaged one, and once that it ended."""
+    stand_in = digest if digest != device.state.current else ""
+    if stand_in != device.state.get("stand-in"):
+        kind = "stand-in" if stand_in else "mended"
+        device.state.add_event(kind, {"release": digest, "reasons": reasons})
+        device.state.put("stand-in", stand_in)
 
 
 def running_digest(device: Device) -> str:

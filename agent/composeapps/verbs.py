@@ -23,6 +23,7 @@ from composeapps.errors import (
     SourceError,
     SpaceError,
     UnhealthyError,
+    UpdateFailedError,
     UsageError,
 )
 from composeapps.plan import Plan
@@ -66,6 +67,9 @@ def update(device: Device, options: Options) -> None:
         target = device.state.get("target")
         if target and target != device.state.current:
             record = device.state.release(target)
+            if record is not None and record.state == state.FAILED:  # while things were mended
+                device.state.put("target", "")
+                raise UpdateFailedError(f"release {record.version} failed ({record.reason})")
             if record is None or record.state != state.FETCHED:
                 _fetch(device, target)
             _switch(device, target)

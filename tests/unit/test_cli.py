@@ -117,6 +117,7 @@ def test_exit_codes_are_told_apart() -> None:
     assert set(by_code) == set(range(1, 14))
     shared = {code: names for code, names in by_code.items() if len(names) > 1}
     assert shared == {
+        3: {"ConfigError", "SettingsError"},
         4: {"SourceError", "TransientError", "NotFoundError"},
         8: {"EngineError", "ProcessError"},
         13: {"StateError", "NewerStateError", "DamagedStateError"},

@@ -16,6 +16,7 @@ from composeapps.config import Settings
 from composeapps.device import Device
 from composeapps.errors import BusyError, ConfigError, NewerStateError, StateError
 from composeapps.oci import digest_of
+from composeapps.release import App, Release
 
 
 def settings(root: Path, **device: object) -> Settings:
@@ -165,8 +166,18 @@ def test_a_locked_state_is_not_moved_aside(device: Device, monkeypatch: pytest.M
         assert device.state.current == "x"
 
 
-def test_distrusted_factory_files_are_remembered(device: Device) -> None:
-    first, second = Path("/factory/a"), Path("/factory/b, c")
+def sealed(device: Device, right: bytes, there: bytes) -> Path:
+    """Put a sealed layer into the factory store, damaged where the two differ."""
+    name = f"{digest_of(b'tar ' + right)[7:]}.{digest_of(right)[7:]}.erofs"
+    path = device.stores.factory.layers / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(there)
+    return path
+
+
+def test_distrusted_factory_files_are_remembered_while_they_are_damaged(device: Device) -> None:
+    first = sealed(device, b"one", b"on?")
+    second = sealed(device, b"two", b"tw?")
     with device.writer("start"):
         device.distrust(first, damaged=True)
         device.distrust(second, damaged=True)
@@ -177,10 +188,11 @@ def test_distrusted_factory_files_are_remembered(device: Device) -> None:
     device = reopened(device)
     with device.writer("start"):
         assert device.stores.distrusted == {str(second)}
-        device.distrust(second, damaged=False)
+    second.write_bytes(b"two")  # another image has been written
     device = reopened(device)
     with device.writer("start"):
         assert device.stores.distrusted == set()
+    assert device.state.get("distrusted") == ""
 
 
 @pytest.mark.parametrize(
@@ -215,12 +227,29 @@ def test_a_device_always_has_a_name(device: Device) -> None:
     assert device.id
 
 
-def test_the_factory_release_is_named_by_its_bytes(device: Device) -> None:
+def test_the_factory_release_is_found_where_one_of_its_two_copies_is_damaged(
+    device: Device,
+) -> None:
     assert device.factory_digest == ""
-    factory = device.settings.paths.factory
-    factory.mkdir()
-    (factory / "release.json").write_bytes(b"{}")
-    assert Device(device.settings).factory_digest == digest_of(b"{}")
+    assert not device.factory_is_damaged
+    store, path = device.stores.factory, device.settings.paths.factory / "release.json"
+    release = Release("stable", 3, {"a": App(f"registry.test/a@sha256:{'0' * 64}")}).to_bytes()
+    blob = store.blob_path(digest_of(release))
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(release)
+    other = store.blob_path(digest_of(b"{}"))
+    other.write_bytes(b"{}")
+    for found in (release, b"", release.replace(b"3", b"4"), b"{"):
+        path.write_bytes(found)
+        device = Device(device.settings)
+        assert device.factory_digest == digest_of(release)
+        assert device.factory_is_damaged == (found != release)
+    path.write_bytes(release)
+    blob.write_bytes(b"damaged")
+    assert Device(device.settings).factory_digest == digest_of(release)
+    blob.unlink()
+    device = Device(device.settings)
+    assert (device.factory_digest, device.factory_is_damaged) == ("", True)
 
 
 def test_a_root_that_is_missing_is_named(device: Device) -> None:
