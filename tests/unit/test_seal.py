@@ -351,6 +351,50 @@ def _running(output: Path) -> list[str]:
     return found
 
 
+def test_memory_stays_below_its_bound() -> None:
+    """A layer with ever more entries is refused while the process is still below 200 MB."""
+    program = textwrap.dedent(
+        """
+        import re
+        import layers as maker
+        from composeapps.config import SealSettings
+        from composeapps.errors import SealError
+        from composeapps import seal
+        block = maker.file("0" * 8, b"", mtime=1_000_000_000)
+        class Endless:
+            number = 0
+            def __enter__(self):
+                return self
+            def __exit__(self, *_):
+                pass
+            def read(self, size):
+                self.number += 1
+                blocks = []
+                for name in range(self.number * 400, self.number * 400 + 400):
+                    digits, seconds = b"%08d" % name, b"%011o" % (10**9 + name)
+                    total = int(block[148:154], 8) + sum(digits) - 8 * 0x30
+                    total += sum(seconds) - sum(block[136:147])
+                    head = digits + block[8:136] + seconds + block[147:148]
+                    blocks.append(head + b"%06o\\0 " % total + block[156:])
+                return b"".join(blocks)
+        try:
+            seal.scan(Endless, "", [], SealSettings(layer_limit=2**29))
+        except SealError as error:
+            print(str(error))
+        # Not getrusage: it starts with what the parent process had at its largest.
+        print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]))
+        """
+    )
+    tests = Path(__file__).resolve().parent.parent
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tests)}, text=True
+    )
+    reason, peak = printed.splitlines()
+    # The refusal comes at the bound on memory; then the rest is read, up to the other bound.
+    assert "layer_limit" in reason
+    assert 120_000_000 < int(peak) < 200_000_000
+
+
 def test_large_and_small_pieces() -> None:
     """Exact reads and skips, whatever pieces the stream arrives in."""
     data = bytes(range(256)) * 40
