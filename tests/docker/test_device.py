@@ -10,7 +10,7 @@ from testbed import Testbed
 
 EXITS = TICKER.replace("trap exit TERM;", "echo sorry >&2; exit 3;")
 UNHEALTHY = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
-    "start_period: 10s", "retries: 2"
+    "start_period: 10s", "start_period: 1s\n      retries: 2"
 )
 NEVER = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
     "health_timeout: 40", "health_timeout: 3"
