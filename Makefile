@@ -1,7 +1,7 @@
 # Everything below runs as root on Debian 12 or 13 and installs what it needs by itself.
 # ENGINE=sid uses the newest Docker Engine, from Debian's unstable suite.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean prepare
+.PHONY: help demo test crash bench lint format clean prepare
 
 ENGINE ?= trixie
 export ENGINE
@@ -18,6 +18,9 @@ demo: prepare ## Publish, sign, update, break, roll back, corrupt and reset a Co
 
 test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some
 	$(BIN)/pytest $(or $(TESTS),$(SUITES))
+
+crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
+	$(BIN)/python tests/crash/crash.py $(WHAT)
 
 bench: prepare ## Measure against stock Docker and print a table
 	$(BIN)/python tests/bench/bench.py
