@@ -61,6 +61,13 @@ def test_a_plain_answer_and_what_was_sent() -> None:
         assert client.stats.sent > 30
 
 
+def test_a_body_that_arrives_with_its_headers_is_not_taken_for_them() -> None:
+    body = b"x" * 50_000
+    with RawServer(replying(OK + f"Content-Length: {len(body)}\n", body)) as server:
+        small = transport(bounds=replace(QUICK, header_bytes=100))
+        assert small.fetch(Request(server.url, len(body)), 200).body == body
+
+
 def test_connections_are_used_again() -> None:
     with StaticServer({"/a": b"hello"}) as server:
         client = transport()
