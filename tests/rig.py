@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from world import World
+from world import CHANNEL, World
 
 from testbed import SETTINGS, Testbed
 
@@ -26,9 +27,12 @@ class Rig:
         (bed.share / "root.json").write_bytes(self.world.root)
         self.configure(settings)
 
-    def configure(self, settings: str = "", source: str = "/run/work/site") -> None:
-        """Write the device's settings, TOML after what every test needs."""
-        text = f'{SETTINGS}ready_timeout = 15\n[source]\nurl = "{source}"\nattempts = 1\n{settings}'
+    def configure(
+        self, settings: str = "", source: str = "/run/work/site", engine: str = ""
+    ) -> None:
+        """Write the device's settings: TOML after what every test needs, lines for [engine]."""
+        text = f"{SETTINGS}ready_timeout = 15\n{engine}\n"
+        text += f'[source]\nurl = "{source}"\nattempts = 1\n{settings}'
         (self.bed.etc / "composeapps.toml").write_text(text)
 
     def run(self, *arguments: str, code: int = 0) -> str:
@@ -47,6 +51,22 @@ class Rig:
         version = self.world.release(apps)
         self.run("update", code=code)
         return version
+
+    def preload(self, name: str) -> Path:
+        """Make a factory store of the channel's newest release, aside; return its directory."""
+        how = ("--platform", "linux/amd64", "--cache", "/run/work/cache")
+        output = ("--output", f"/run/work/{name}")
+        command = ("composeapps-publish", "preload", "/run/work/site", CHANNEL, *how, *output)
+        self.bed.run(*command)
+        return self.bed.work / name
+
+    def boot(self, factory: Path | None = None) -> None:
+        """Start the device again up to before its engine, with an image that carries a store."""
+        self.bed.stop()
+        shutil.rmtree(self.bed.share / "factory", ignore_errors=True)
+        if factory is not None:
+            shutil.copytree(factory, self.bed.share / "factory")
+        self.bed.start()
 
     @contextmanager
     def offline(self) -> Iterator[None]:

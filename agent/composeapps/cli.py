@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("update", _lazy("update"), "check, fetch and apply")
     add("fetch", _lazy("fetch"), "download and seal what the newest release needs")
     add("apply", _lazy("apply"), "switch to the fetched release")
+    add("mount", _mount, "mount sealed layers, before the engine starts")
     add("start", _lazy("start"), "run the release, mend what does not run")
     add("stop", _lazy("stop"), "stop the apps until the next start")
     add("status", _lazy("status"), "what runs, what failed, what is under way")
@@ -107,6 +109,15 @@ def _lazy(name: str) -> Callable[[argparse.Namespace], int | None]:
         return verbs.VERBS[name](Device(settings_of(options)), options)
 
     return run
+
+
+def _mount(options: argparse.Namespace) -> None:
+    """Mount what the engine's containers stand on; loads little, the boot waits for it."""
+    from composeapps import early
+    from composeapps.device import Device
+
+    names = early.mount(Device(settings_of(options)))
+    print(json.dumps({"mounted": names}) if options.json else f"{len(names)} layers are mounted")
 
 
 def _run(options: argparse.Namespace) -> int:

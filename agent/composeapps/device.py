@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from composeapps import durable
 from composeapps.config import Settings
@@ -168,21 +168,27 @@ class Device:
         """
         durable.make_dir(self.data)
         with (self.data / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                holder = lock.read(200).strip() or "another process"
-                raise BusyError(
-                    f"composeapps is at work already ({holder}): try again when it has ended"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"`composeapps {verb}`, process {os.getpid()}\n")
-            lock.flush()
+            _hold(lock, verb)
             self._tidy()
             self.open_or_rebuild_state()
             yield
             lock.truncate(0)
+
+    @contextlib.contextmanager
+    def early_lock(self, verb: str) -> Iterator[None]:
+        """Keep writers away where the data partition is there, and change nothing on it.
+
+        Raises:
+            BusyError: another process is at work; says which.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context((self.data / "lock").open("r+", errors="replace"))
+            except OSError as error:  # nobody ever wrote, or nobody can
+                log.debug("working without a lock: %s", error)
+            else:
+                _hold(lock, verb)
+            yield
 
     def distrust(self, path: Path, *, damaged: bool) -> None:
         """Remember that a file of the factory store is damaged, or is not any more."""
@@ -233,3 +239,18 @@ class Device:
                 f"the TUF root {path} cannot be read ({error.strerror}): put the root.json that "
                 "composeapps-publish init made there, or set paths.root"
             ) from error
+
+
+def _hold(lock: TextIO, verb: str) -> None:
+    """Lock the lock file, and say in it who has it; raises BusyError."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read(200).strip() or "another process"
+        raise BusyError(
+            f"composeapps is at work already ({holder}): try again when it has ended"
+        ) from error
+    with contextlib.suppress(OSError):  # who has it is only told; a full disk must stop nothing
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"`composeapps {verb}`, process {os.getpid()}\n".encode())

@@ -17,7 +17,7 @@ from composeapps.images import Image, Layer
 from composeapps.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, is_index, load_json
 from composeapps.plan import Plan
 from composeapps.snapshots import ChainLink, Snapshot
-from composeapps.store import SealedLayer
+from composeapps.store import SealedLayer, verify_layer
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,31 @@ def mount(device: Device, plan: Plan) -> dict[str, Path]:
         IntegrityError: a layer is missing, or its file is no EROFS image.
         EngineError: the kernel cannot mount it.
     """
-    way = device.settings.engine.mount
-    return {
-        chain_id: mounts.mount_layer(sealed_layer(device, layer), device.layers, way)
-        for chain_id, (_, layer) in plan.chains.items()
-    }
+    return {chain_id: _mount(device, layer) for chain_id, (_, layer) in plan.chains.items()}
+
+
+def _mount(device: Device, layer: Layer) -> Path:
+    """Mount a layer from the first store whose copy is sound enough for it."""
+    while True:
+        sealed = sealed_layer(device, layer)
+        try:
+            return mounts.mount_layer(sealed, device.layers, device.settings.engine.mount)
+        except IntegrityError:
+            if verify_layer(sealed):  # what it has to be, and still no file system to this kernel
+                raise
+            drop_damaged(device, sealed)
+
+
+def drop_damaged(device: Device, sealed: SealedLayer) -> None:
+    """Take a damaged sealed layer out of use; a copy in the other store takes its place."""
+    log.error("sealed layer %s is damaged", sealed.path)
+    body = {"path": str(sealed.path), "diff_id": sealed.diff_id}
+    device.state.add_event("damaged-layer", body)
+    mounts.unmount(device.layers / sealed.name)
+    if sealed.path.is_relative_to(device.data):
+        durable.remove(sealed.path)
+    else:
+        device.distrust(sealed.path, damaged=True)
 
 
 def tell(device: Device, plan: Plan) -> None:

@@ -17,10 +17,9 @@ from pathlib import Path
 from composeapps import copies, durable, install, mounts, process, update
 from composeapps.device import Device
 from composeapps.errors import EngineError, IntegrityError
-from composeapps.images import Layer
 from composeapps.plan import AppPlan, Plan, make_plan
 from composeapps.process import ProcessError
-from composeapps.store import SealedLayer, verify_layer
+from composeapps.store import verify_layer
 
 log = logging.getLogger(__name__)
 
@@ -93,19 +92,8 @@ def _verify_layers(device: Device, apps: list[AppPlan]) -> set[str]:
                 checked[sealed.path] = verify_layer(sealed)
             if not checked[sealed.path]:
                 damaged.add(layer.chain_id)
-                drop_damaged(device, sealed, layer)
+                install.drop_damaged(device, sealed)
     return damaged
-
-
-def drop_damaged(device: Device, sealed: SealedLayer, layer: Layer) -> None:
-    """Take a damaged sealed layer out of use; a copy in the other store takes its place."""
-    log.error("sealed layer %s is damaged", sealed.path)
-    device.state.add_event("damaged-layer", {"path": str(sealed.path), "diff_id": layer.diff_id})
-    mounts.unmount(device.layers / sealed.name)
-    if sealed.path.is_relative_to(device.data):
-        durable.remove(sealed.path)
-    else:
-        device.distrust(sealed.path, damaged=True)
 
 
 def reset_engine(device: Device, reason: str) -> None:

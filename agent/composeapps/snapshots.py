@@ -8,6 +8,7 @@ matters: containerd syncs its database and nothing else, so the link has to be d
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Snapshots:
 
     def __init__(self, socket: str, root: Path) -> None:
         self._socket = socket
-        self._directory = root / f"io.containerd.snapshotter.v1.{SNAPSHOTTER}" / "snapshots"
+        self._directory = _directory(root)
 
     def _ctr(self, *arguments: str) -> str:
         command = ["ctr", "--address", self._socket, "--namespace", NAMESPACE]
@@ -152,6 +153,23 @@ class Snapshots:
     def _drop(self, key: str) -> None:
         if key in self.tree():
             self._snapshots("rm", key)
+
+
+def links(root: Path) -> list[Path]:
+    """Return where the ``fs`` links of all snapshots lead, without asking containerd."""
+    found = []
+    try:
+        entries = sorted(_directory(root).iterdir())
+    except OSError:  # no engine ever ran here, or its medium is damaged
+        return []
+    for entry in entries:
+        with contextlib.suppress(OSError):  # a container's own snapshot has a directory there
+            found.append((entry / "fs").readlink())
+    return found
+
+
+def _directory(root: Path) -> Path:
+    return root / f"io.containerd.snapshotter.v1.{SNAPSHOTTER}" / "snapshots"
 
 
 def _upper_directory(mounts: str) -> Path:

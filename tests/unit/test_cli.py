@@ -414,4 +414,4 @@ def test_every_verb_of_the_parser_does_something() -> None:
     actions = cli.parser()._subparsers
     assert actions is not None
     names = set(next(iter(actions._group_actions)).choices or ())
-    assert names == {*verbs.VERBS, "run"}
+    assert names == {*verbs.VERBS, "mount", "run"}

@@ -90,6 +90,21 @@ with contextlib.redirect_stdout(io.StringIO()):
     assert tops & {"tuf", "securesystemslib", "cryptography", "docker", "yaml"} == set()
 
 
+def test_early_start_loads_little(tmp_path: Path) -> None:
+    """The boot waits for it; mounting needs ctypes."""
+    settings = tmp_path / "settings.toml"
+    paths = "\n".join(f'{name} = "{tmp_path / name}"' for name in ("data", "run", "factory"))
+    settings.write_text(f'[paths]\n{paths}\n[engine]\ncontainerd_root = "{tmp_path}"\n')
+    code = """
+from composeapps import cli
+assert cli.main(["--config", sys.argv[1], "mount"]) == 0
+"""
+    names = loaded(code, str(settings))
+    assert "composeapps.early" in names
+    assert names & (set(HEAVY) - {"ctypes"}) == set()
+    assert not names & {"composeapps.verbs", "composeapps.engine", "composeapps.compose"}
+
+
 def test_the_device_side_never_loads_the_makers() -> None:
     names = loaded("import composeapps.verbs, composeapps.trust, composeapps.engine")
     assert "composeapps.seal" in names, "the test sees what is loaded"
