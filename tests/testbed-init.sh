@@ -27,6 +27,9 @@ mount --bind "$work/package" "$site"
 mkdir -p run/work
 mount --bind "$work/work" run/work
 install -m 755 "$work/testbed-engine" run/testbed-engine
+# Each start is a boot of its own.
+cat /proc/sys/kernel/random/uuid >run/boot_id
+mount --bind run/boot_id proc/sys/kernel/random/boot_id
 ip link set lo up
 pivot_root . mnt/old
 umount -l /mnt/old

@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     verify = add("verify", _lazy("verify"), "compare everything with what it has to be")
     verify.add_argument("--deep", action="store_true", help="read every sealed layer")
     add("prune", _lazy("prune"), "remove what no kept release needs")
+    add("keep", _lazy("keep"), "copy what the image's store has, before the image changes")
     add("retry", _lazy("retry"), "allow a failed release to be tried again")
     add("report", _lazy("report"), "deliver the events that are not delivered yet")
     add("run", _run, "stay and do all this when it is due")

@@ -57,6 +57,8 @@ class PathSettings:
     data: Path = Path("/var/lib/composeapps")
     run: Path = Path("/run/composeapps")
     factory: Path = Path("/usr/share/composeapps/factory")
+    #: Glob patterns of the factory stores of other slots, which may be mounted or not.
+    other_factories: tuple[str, ...] = field(default=(), metadata={"absolute": True})
     #: Directory of env files, ``<app>.env``, whose variables win over the app's own.
     env: Path = Path("/etc/composeapps/env")
     #: The TUF root that the image carries.
@@ -272,6 +274,8 @@ def _check(value: Any, metadata: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where} has to name a program")
     if isinstance(value, (int, float)) and value < least:
         raise ConfigError(f"{where} has to be {least:g} or more")
+    if metadata.get("absolute") and not all(text.startswith("/") for text in value):
+        raise ConfigError(f"{where} has to hold absolute paths")
     texts = value if isinstance(value, tuple) else [str(value)]
     if any("\0" in text for text in texts):
         raise ConfigError(f"{where} holds a NUL character")

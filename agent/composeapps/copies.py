@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from composeapps import durable
+from composeapps import durable, slots
 from composeapps.device import Device
 from composeapps.errors import EngineError
 from composeapps.oci import digest_of
@@ -26,7 +26,7 @@ def find_copy(device: Device, digest: str) -> bytes | None:
     document = device.state.document(digest)
     if document is not None and digest_of(document) == digest:
         return document
-    for path in _files(device):
+    for path in [*(store.blob_path(digest) for store in slots.others(device)), *_files(device)]:
         try:
             data = path.read_bytes() if path.stat().st_size <= _LIMIT else b""
         except OSError:  # damaged as well: the next one may be good
@@ -52,6 +52,8 @@ def restore(device: Device, digests: Iterable[str]) -> list[str]:
     for digest in sorted(digests):
         if device.stores.find_blob(digest) is not None:
             _drop_damaged(device, digest)
+            continue
+        if slots.take_blob(device, digest):
             continue
         data = find_copy(device, digest)
         if data is not None:

@@ -76,6 +76,11 @@ class Device:
             return platform.node()
 
     @cached_property
+    def boot_id(self) -> str:
+        """A name of this boot, another at each."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+    @cached_property
     def factory_digest(self) -> str:
         """Digest of the release that the image carries, or empty where it carries none.
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from composeapps import durable
+from composeapps import durable, slots
 from composeapps.device import Device
 from composeapps.errors import IntegrityError, SpaceError
 from composeapps.images import Image, Layer
@@ -29,11 +29,15 @@ EXPANSION = 2
 
 
 def missing(device: Device, plan: Plan) -> list[tuple[Image, Layer]]:
-    """Return the layers of a plan that no store holds sealed, in the order to seal them."""
+    """Return the layers of a plan that no store holds sealed, in the order to seal them.
+
+    What only another slot has is copied into the data store.
+    """
     return [
         (image, layer)
         for image, layer in plan.chains.values()
         if device.stores.find_layer(layer.diff_id, layer.chain_id) is None
+        and slots.take_layer(device, layer.diff_id, layer.chain_id) is None
     ]
 
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from composeapps import durable, mounts
+from composeapps import durable, mounts, slots
 from composeapps.device import Device
 from composeapps.errors import EngineError, IntegrityError
 from composeapps.images import Image, Layer
@@ -30,6 +30,7 @@ def image_name(image: Image) -> str:
 def sealed_layer(device: Device, layer: Layer) -> SealedLayer:
     """Return a layer's sealed file; raises IntegrityError where no store holds one."""
     found = device.stores.find_layer(layer.diff_id, layer.chain_id)
+    found = found or slots.take_layer(device, layer.diff_id, layer.chain_id)
     if found is None:
         raise IntegrityError(f"the sealed layer for {layer.diff_id} is in no local store")
     return found

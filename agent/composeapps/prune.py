@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from composeapps import durable, install, state, update
+from composeapps import durable, install, keep, state, update
 from composeapps.device import Device
 from composeapps.errors import IntegrityError
 from composeapps.oci import hex_of
 from composeapps.plan import Plan, make_plan
+from composeapps.store import Store, Stores
 
 log = logging.getLogger(__name__)
 #: Failed releases that are remembered, so that they are not tried again.
@@ -66,11 +67,13 @@ def _prune_engine(device: Device, plans: list[Plan]) -> None:
 def _prune_store(device: Device, plans: list[Plan]) -> int:
     store = device.stores.data
     blobs = {digest for plan in plans for digest in plan.blobs}
+    used: list[Store | Stores] = [device.stores, *([store] if keep.is_asked(device) else [])]
     layers = {
         sealed.path
         for plan in plans
         for _, layer in plan.chains.values()
-        if (sealed := device.stores.find_layer(layer.diff_id, layer.chain_id)) is not None
+        for place in used
+        if (sealed := place.find_layer(layer.diff_id, layer.chain_id)) is not None
     }
     remembered = {record.digest for record in device.state.releases()}
     doomed = [store.blob_path(d) for d in store.all_blobs() if d not in blobs | remembered]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composeapps import durable
-from composeapps.digests import file_digest
+from composeapps.digests import copy_verified, file_digest
 from composeapps.errors import IntegrityError
 from composeapps.oci import digest_of, hex_of
 
@@ -95,6 +95,26 @@ class Store:
         durable.fsync_file(file)
         durable.publish_path(file, final)
         return SealedLayer(final, diff_id, chain_id, digest)
+
+    def take(self, source: Path, final: Path, digest: str) -> None:
+        """Copy a file of another store, verified on the way, durably.
+
+        Args:
+            final: the name that it gets in this store.
+
+        Raises:
+            IntegrityError: it is not what its digest says, or cannot be read.
+            OSError: it cannot be written.
+        """
+        temporary = final.with_name(f"{durable.TEMPORARY}{final.name}")
+        try:
+            with temporary.open("wb") as output:
+                copy_verified(source, output, digest)
+            durable.fsync_file(temporary)
+            durable.publish_path(temporary, final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def all_layers(self) -> Iterator[SealedLayer]:
         """Yield every sealed layer of this store, by name."""

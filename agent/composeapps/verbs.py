@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from composeapps import difference, gate, ladder, mend, prune, state, terminal
+from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps import update as machine
 from composeapps import verify as checks
@@ -135,6 +136,7 @@ def _switch(device: Device, digest: str) -> Plan:
         record = device.state.release(digest)
         if record is not None and record.state in (state.COMMITTED, state.FAILED):
             device.state.put("target", "")
+            keeping.again(device)
             prune.prune(device)
             outbox.try_report(device)
 
@@ -285,6 +287,14 @@ def prune_(device: Device, options: Options) -> None:
     _say(options, {"freed": freed}, f"{freed} bytes freed")
 
 
+def keep(device: Device, options: Options) -> None:
+    """Copy what kept releases have only in the image, before the image changes."""
+    with device.writer("keep"):
+        kept = keeping.keep(device)
+    text = f"{kept.releases} releases are kept: {kept.files} files copied, {kept.bytes} bytes"
+    _say(options, asdict(kept), text)
+
+
 def retry(device: Device, options: Options) -> None:
     """Allow failed releases to be tried again."""
     with device.writer("retry"):
@@ -316,7 +326,7 @@ def _say(options: Options, value: object, text: str) -> None:
 
 Verb = Callable[[Device, Options], int | None]
 VERBS: dict[str, Verb] = {
-    "apply": apply, "check": check, "diff": diff, "fetch": fetch_, "logs": logs, "ls": ls,
-    "prune": prune_, "ps": ps, "report": report, "reset": reset, "retry": retry, "start": start,
-    "status": status, "stop": stop, "update": update, "verify": verify,
+    "apply": apply, "check": check, "diff": diff, "fetch": fetch_, "keep": keep, "logs": logs,
+    "ls": ls, "prune": prune_, "ps": ps, "report": report, "reset": reset, "retry": retry,
+    "start": start, "status": status, "stop": stop, "update": update, "verify": verify,
 }  # fmt: skip
