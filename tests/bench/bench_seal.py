@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,21 @@ def run_peer(blob: Path, diff_id: str, output: Path, way: str) -> dict[str, Any]
     return {"size": output.stat().st_size, "seconds": seconds}
 
 
-def measure(directory: Path, runs: int) -> list[dict[str, Any]]:
+def run(directory: Path, runs: int, ways: Sequence[str] = WAYS) -> list[dict[str, Any]]:
+    """Measure with the device tree's ``mkfs.erofs``; return one record for each run."""
+    os.environ["PATH"] = f"{directory_with_mkfs(directory)}:{os.environ['PATH']}"
+    return measure(directory, runs, ways)
+
+
+def measure(directory: Path, runs: int, ways: Sequence[str]) -> list[dict[str, Any]]:
     """Run both in turns, and once before to warm the cache."""
     blob, diff_id = make_layer(directory)
     output = directory / "output.erofs"
     rows = []
-    for way in WAYS:
+    for way in ways:
         for number in range(runs + 1):
-            for name, run in (("seal", run_seal), ("peer", run_peer)):
-                result = run(blob, diff_id, output, way)
+            for name, work in (("seal", run_seal), ("peer", run_peer)):
+                result = work(blob, diff_id, output, way)
                 output.unlink()
                 os.sync()
                 if number:
@@ -127,8 +134,7 @@ def main() -> int:
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="composeapps-bench-", dir="/var/tmp"))
     try:
-        os.environ["PATH"] = f"{directory_with_mkfs(directory)}:{os.environ['PATH']}"
-        rows = measure(directory, arguments.runs)
+        rows = run(directory, arguments.runs)
     finally:
         shutil.rmtree(directory)
     lines = summary(rows)

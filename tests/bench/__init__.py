@@ -1,0 +1,1 @@
+"""Benchmarks beside stock Docker: ``bench.py`` runs them all."""
