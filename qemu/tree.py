@@ -86,8 +86,14 @@ def _make(suite: str, final: Path) -> None:
     )
     for name in MOUNT_POINTS:
         (temporary / name).mkdir(parents=True, exist_ok=True)
-    version = next((temporary / "usr/lib").glob("python3.*")).name
-    site = temporary / "usr/local/lib" / version / "dist-packages"
+    install_wheels(temporary)
+    os.replace(temporary, final)
+
+
+def install_wheels(root: Path) -> None:
+    """Put the wheels into a tree, and the commands; the package itself is added by who uses it."""
+    version = next((root / "usr/lib").glob("python3.*")).name
+    site = root / "usr/local/lib" / version / "dist-packages"
     (site / "composeapps").mkdir(parents=True)
     subprocess.run(
         [
@@ -112,10 +118,9 @@ def _make(suite: str, final: Path) -> None:
         ("composeapps", "composeapps.cli"),
         ("composeapps-publish", "composeapps.publish.cli"),
     ):
-        script = temporary / "usr/local/bin" / program
+        script = root / "usr/local/bin" / program
         script.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -m {module} "$@"\n')
         script.chmod(0o755)
-    os.replace(temporary, final)
 
 
 if __name__ == "__main__":

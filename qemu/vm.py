@@ -1,0 +1,317 @@
+"""One virtual device: power, console, commands, network.
+
+    machine = Machine(directory, disk, boot)
+    machine.start()
+    machine.wait_for_channel()
+    print(machine.run("composeapps", "status").out)
+    loss = machine.cut(random.Random(7))
+
+Power cuts are true (``disk.py``). Commands go by a virtio-serial port, whose program comes with
+the initramfs (``guest/channel.py``). The console is written to ``console.log`` with the seconds
+since power-on. Everything runs in a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import initrd
+from devicetree import device_tree
+from disk import Disk, Loss
+from qemu.qmp.legacy import QEMUMonitorProtocol
+from relay import Relay
+
+HERE = Path(__file__).resolve().parent
+KERNEL_WORDS = "console=ttyS0 quiet gpt panic=5 systemd.show_status=error"
+CHANNEL_UNIT = """\
+[Unit]
+Description=Commands from the test
+DefaultDependencies=no
+
+[Service]
+ExecStart=/run/composeapps-test/channel
+Restart=always
+StandardError=journal
+"""
+_UNIT = "composeapps-test.service"
+#: Seconds. A boot takes 10 on an idle machine with two cores; machines are shared.
+BOOT_TIMEOUT = 180.0
+
+
+class MachineError(Exception):
+    """The machine did not do what it had to; the message holds the end of its console."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in the guest ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Options:
+    """What the machine is like."""
+
+    memory: int = 1024
+    cores: int = 2
+    #: ``a`` or ``b``: the slot that it boots from.
+    slot: str = "a"
+    #: Words added to the kernel's command line.
+    append: str = ""
+    network: bool = True
+    #: What is there in ``/run`` from the start, by path (see ``initrd.build``).
+    run_files: Mapping[str, bytes | str] = field(default_factory=dict)
+    #: ``tcg`` or ``kvm``.
+    accelerator: str = "tcg"
+
+
+class Machine:
+    """A device that can be started, asked, cut and started again."""
+
+    def __init__(self, directory: Path, disk: Disk, options: Options | None = None) -> None:
+        self.directory = directory
+        self.disk = disk
+        self.options = options or Options()
+        self.relays: dict[int, Relay] = {}
+        self._targets: dict[int, tuple[str, int]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._news = threading.Condition()
+        self._next = 0
+        self._started = 0.0
+        directory.mkdir(parents=True, exist_ok=True)
+
+    # Power.
+
+    def start(self) -> None:
+        """Turn it on."""
+        assert self._process is None, "the machine runs"
+        boot = device_tree()
+        (self.directory / "initrd").write_bytes(
+            initrd.build(boot / "boot", boot / "root", self._run_files())
+        )
+        for name in ("console", "channel", "qmp"):
+            (self.directory / f"{name}.socket").unlink(missing_ok=True)
+        command = ["unshare", "-n", "--", "sh", "-c", 'ip link set lo up && exec "$0" "$@"']
+        with (self.directory / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._command(boot / "boot" / "vmlinuz")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._started = time.monotonic()
+        threading.Thread(target=self._log_console, args=(self._open("console"),), daemon=True).start()
+        self._channel = self._open("channel")
+        threading.Thread(target=self._receive, args=(self._channel,), daemon=True).start()
+        self.relays = {
+            port: Relay(self._process.pid, port, target) for port, target in self._targets.items()
+        }
+
+    def _run_files(self) -> dict[str, bytes | str]:
+        return {
+            "composeapps-test/channel": (HERE / "guest" / "channel.py").read_bytes(),
+            f"systemd/system/{_UNIT}": CHANNEL_UNIT,
+            f"systemd/system/sysinit.target.wants/{_UNIT}": f"->../{_UNIT}",
+            **self.options.run_files,
+        }
+
+    def _command(self, kernel: Path) -> list[str]:
+        options = self.options
+        machine = f"q35,sata=off,usb=off,smbus=off,accel={options.accelerator}"
+        words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
+        command = ["qemu-system-x86_64", "-M", machine, "-cpu", "max", "-nodefaults"]
+        command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
+        command += ["-m", str(options.memory), "-kernel", str(kernel)]
+        command += ["-initrd", str(self.directory / "initrd"), "-append", words]
+        command += [*self.disk.arm(), "-device", "virtio-blk-pci,drive=disk,write-cache=on"]
+        command += ["-device", "virtio-serial-pci", "-device", "i6300esb"]
+        command += ["-action", "watchdog=reset"]
+        for name in ("console", "channel", "qmp"):
+            path = self.directory / f"{name}.socket"
+            command += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
+        command += ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"]
+        command += ["-device", "virtserialport,chardev=channel,name=composeapps.test"]
+        if options.network:
+            command += ["-netdev", "user,id=net,ipv6=off"]
+            command += ["-device", "virtio-net-pci,netdev=net,id=nic"]
+        return command
+
+    def _open(self, name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                connection.connect(str(self.directory / f"{name}.socket"))
+                return connection
+            except OSError:
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.directory / "qemu.log").read_text("utf-8", "replace")
+                    raise MachineError(f"QEMU does not run: {log[-2000:]}") from None
+                time.sleep(0.02)
+
+    def cut(self, rng: random.Random | None = None) -> Loss:
+        """Cut the power now. What the guest did not flush is lost, but for what ``rng`` keeps."""
+        self._kill()
+        return self.disk.settle(rng or random.Random(0))
+
+    def shut_down(self, timeout: float = 120.0) -> None:
+        """Turn it off as systemd does; raises MachineError after so many seconds."""
+        assert self._process is not None
+        self.send("systemctl", "poweroff")
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise MachineError(f"does not shut down\n{self.console(40)}") from None
+        self._kill()
+        self.disk.settle()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        for relay in self.relays.values():
+            relay.close()
+        self.relays = {}
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def close(self) -> None:
+        """Turn it off in any way; the disk keeps only what was flushed."""
+        self._kill()
+        self.disk.settle(random.Random(0))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since power-on."""
+        return time.monotonic() - self._started
+
+    # Network.
+
+    def reach(self, port: int, target: tuple[str, int]) -> None:
+        """Let the guest reach a server of this machine as port ``port`` of ``HOST_ADDRESS``."""
+        self._targets[port] = target
+        if self._process is not None:
+            self.relays[port] = Relay(self._process.pid, port, target)
+
+    def plug(self, up: bool) -> None:
+        """Pull the network's cable, or plug it in."""
+        self.monitor("set_link", name="nic", up=up)
+
+    def monitor(self, command: str, **arguments: object) -> Any:
+        """Ask QEMU itself (QMP); returns what it answers."""
+        protocol = QEMUMonitorProtocol(str(self.directory / "qmp.socket"))
+        protocol.connect(negotiate=True)
+        try:
+            return protocol.cmd(command, **arguments)
+        finally:
+            protocol.close()
+
+    # Commands.
+
+    def wait_for_channel(self, timeout: float = BOOT_TIMEOUT) -> float:
+        """Wait until commands are taken; return the seconds since power-on."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            # QEMU drops what is written before the guest has opened its port.
+            number = self.send("true", timeout=10)
+            if self._answer(number, 1.0) is not None:
+                return self.seconds
+        raise MachineError(f"takes no commands after {timeout:g} s\n{self.console(40)}")
+
+    def send(self, *argv: str, data: bytes = b"", timeout: float = 600.0) -> int:
+        """Have a command run and do not wait for it; return its number.
+
+        Raises:
+            MachineError: the machine is off.
+        """
+        if self._channel is None:
+            raise MachineError("the machine is off")
+        self._next += 1
+        request = {"id": self._next, "argv": argv, "timeout": timeout}
+        request["stdin"] = base64.b64encode(data).decode()
+        try:
+            self._channel.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise MachineError(f"the machine went away: {error}\n{self.console(20)}") from error
+        return self._next
+
+    def run(
+        self, *argv: str, check: bool = True, data: bytes = b"", timeout: float = 600.0
+    ) -> Result:
+        """Run a command in the guest to its end.
+
+        Raises:
+            MachineError: no answer came, or its code is not 0 and ``check`` is set.
+        """
+        found = self._answer(self.send(*argv, data=data, timeout=timeout), timeout + 30)
+        if found is None:
+            raise MachineError(f"{shlex.join(argv)}: no answer\n{self.console(40)}")
+        out, err = (base64.b64decode(found[name]).decode("utf-8", "replace") for name in ("out", "err"))
+        if check and found["code"] != 0:
+            raise MachineError(f"{shlex.join(argv)} ended with {found['code']}\n{out}\n{err}")
+        return Result(int(found["code"]), out, err)
+
+    def _answer(self, number: int, timeout: float) -> dict[str, Any] | None:
+        with self._news:
+            self._news.wait_for(lambda: number in self._answers or self._gone(), timeout)
+            return self._answers.pop(number, None)
+
+    def _gone(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _receive(self, connection: socket.socket) -> None:
+        for line in _lines(connection):
+            answer = json.loads(line)
+            with self._news:
+                self._answers[answer["id"]] = answer
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    # Console.
+
+    def _log_console(self, connection: socket.socket) -> None:
+        with (self.directory / "console.log").open("ab") as log:
+            log.write(b"---------- power on\n")
+            for line in _lines(connection):
+                log.write(f"[{self.seconds:7.2f}] ".encode() + line.rstrip() + b"\n")
+                log.flush()
+        connection.close()
+
+    def console(self, lines: int) -> str:
+        """Return the console's last lines."""
+        text = (self.directory / "console.log").read_text("utf-8", "replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def _lines(connection: socket.socket) -> Iterator[bytes]:
+    buffer = b""
+    with contextlib.suppress(OSError):
+        while data := connection.recv(65536):
+            *lines, buffer = (buffer + data).split(b"\n")
+            yield from lines
+    if buffer:
+        yield buffer
