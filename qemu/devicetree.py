@@ -31,9 +31,9 @@ BOOT_PACKAGES = ["busybox-static"]
 LEFT_OUT = {"python3-yaml"}
 #: Removed at the end: nothing is installed on a device, and nothing else there needs them.
 REMOVED = (
-    "apt libapt-pkg7.0 gpgv debian-archive-keyring dpkg perl-base adduser debconf passwd busybox-static "
-    "klibc-utils initramfs-tools initramfs-tools-core initramfs-tools-bin cpio linux-base ncurses-bin "
-    "mawk sysvinit-utils init-system-helpers diffutils"
+    "apt libapt-pkg7.0 gpgv debian-archive-keyring dpkg perl-base adduser debconf passwd "
+    "busybox-static klibc-utils initramfs-tools initramfs-tools-core initramfs-tools-bin cpio "
+    "linux-base ncurses-bin mawk sysvinit-utils init-system-helpers diffutils"
 ).split()
 #: Removed too, by path: documentation, other locales, a data base of devices nobody plugs in.
 REMOVED_PATHS = (
@@ -46,6 +46,17 @@ REMOVED_PATHS = (
     "etc/apt etc/dpkg etc/cron* etc/init.d etc/rc?.d etc/logrotate.d etc/initramfs-tools "
     "etc/kernel etc/*- etc/.pwd.lock etc/ssh etc/update-motd.d etc/systemd/system/* "
     "usr/share/initramfs-tools usr/share/dict usr/lib/tmpfiles.d/20-systemd-ssh-generator.conf"
+).split()
+#: Of the kernel's modules these are kept: what containers, their networks and sealed layers use,
+#: and the drivers of the machine that QEMU is. Fewer modules, fewer that udev loads at every boot.
+KEPT_MODULES = (
+    "arch/x86/crypto crypto lib net/802 net/8021q net/bridge net/core net/ipv4 net/ipv6 net/llc "
+    "net/netfilter net/netlink net/packet net/sched net/unix net/xfrm fs/autofs fs/configfs "
+    "fs/erofs fs/fuse fs/overlayfs fs/netfs drivers/block/loop drivers/block/virtio_blk "
+    "drivers/char/hw_random drivers/md/dm-mod drivers/md/dm-verity drivers/md/dm-bufio "
+    "drivers/net/dummy drivers/net/ipvlan drivers/net/macvlan drivers/net/net_failover "
+    "drivers/net/tun drivers/net/veth drivers/net/virtio_net drivers/net/vxlan "
+    "drivers/virtio drivers/watchdog/i6300esb drivers/watchdog/softdog drivers/watchdog/watchdog"
 ).split()
 #: Set iteration order goes into byte code; byte code times into packages' scripts.
 _ENVIRONMENT = {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0"}
@@ -87,7 +98,7 @@ def make(suite: str, directory: Path) -> None:
     )
     tree.install_wheels(root)
     _take_boot_files(root, directory / "boot")
-    _decompress_modules(root)
+    _unpack_modules(root)
     _note_packages(root)
     _remove(root)
     _compile(root)
@@ -102,18 +113,22 @@ def _take_boot_files(root: Path, boot: Path) -> None:
     shutil.copy(root / "usr/bin/busybox", boot / "busybox")
 
 
-def _decompress_modules(root: Path) -> None:
-    """Unpack the modules: the root image is compressed itself, and xz is slow in an emulator."""
+def _unpack_modules(root: Path) -> None:
+    """Unpack what is kept: the root image is compressed itself, and xz is slow in an emulator."""
     version = next((root / "usr/lib/modules").iterdir())
     for path in sorted(version.rglob("*.ko.xz")):
-        path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+        name = f"{path.relative_to(version / 'kernel')}".removesuffix(".ko.xz")
+        if any(name == kept or name.startswith(f"{kept}/") for kept in KEPT_MODULES):
+            path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
         path.unlink()
     subprocess.run(["chroot", str(root), "depmod", version.name], check=True)
 
 
 def _note_packages(root: Path) -> None:
     """Write down what the image is made of; its package data base goes."""
-    said = subprocess.run(["chroot", str(root), "dpkg-query", "-W"], check=True, capture_output=True)
+    said = subprocess.run(
+        ["chroot", str(root), "dpkg-query", "-W"], check=True, capture_output=True
+    )
     place = root / "usr/share/composeapps"
     place.mkdir(parents=True, exist_ok=True)
     (place / "packages").write_bytes(said.stdout)

@@ -11,7 +11,9 @@ drivers/md/dm-log-writes.c; QEMU writes the same (block/blklogwrites.c).
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import random
 import shutil
 import struct
@@ -72,7 +74,7 @@ class Disk:
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.path)]
         subprocess.run([*create, str(self._overlay)], check=True)
         # Flushes matter in the log only: the host does not lose power.
-        overlay = f"driver=qcow2,node-name=overlay,cache.no-flush=on,file.driver=file,"
+        overlay = "driver=qcow2,node-name=overlay,cache.no-flush=on,file.driver=file,"
         overlay += f"file.filename={self._overlay},file.cache.no-flush=on"
         log = f"driver=file,node-name=log,filename={self._log},cache.no-flush=on"
         disk = f"driver=blklogwrites,node-name=disk,file=overlay,log=log,log-sector-size={SECTOR}"
@@ -87,18 +89,24 @@ class Disk:
         """
         if not self._log.exists() or self._log.stat().st_size < SECTOR:
             return Loss(0, 0, 0)
-        with self._log.open("rb") as file, self.path.open("r+b") as disk:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-                loss = _replay(log, disk.fileno(), rng)
+        with self._mapped() as log, self.path.open("r+b") as disk:
+            loss = _replay(log, disk.fileno(), rng)
         self._overlay.unlink(missing_ok=True)
         self._log.unlink()
         return loss
 
     def entries(self) -> list[Entry]:
         """Return what the run that ended did, oldest first; empty after ``settle``."""
-        with self._log.open("rb") as file:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-                return list(read_log(log))
+        with self._mapped() as log:
+            return list(read_log(log))
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[mmap.mmap]:
+        with (
+            self._log.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log,
+        ):
+            yield log
 
     def remove(self) -> None:
         """Remove all of its files."""
@@ -173,8 +181,6 @@ def _torn(entry: Entry, rng: random.Random) -> list[Entry]:
 
 
 def _apply(log: mmap.mmap, disk: int, entry: Entry) -> None:
-    import os
-
     if entry.flags & DISCARD:
         step = 1024 * 1024
         for begin in range(0, entry.length, step):

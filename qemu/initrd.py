@@ -19,7 +19,9 @@ INIT = """\
 #!/bin/busybox sh
 # Mounts the root slot that composeapps.slot= names (a, b) read-only and starts systemd in it.
 export PATH=/bin
-for name in mount insmod sleep cp switch_root echo poweroff; do busybox ln -s busybox /bin/$name; done
+for name in mount insmod sleep cp switch_root echo poweroff; do
+    busybox ln -s busybox /bin/$name
+done
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -61,7 +63,7 @@ def build(boot: Path, root: Path, run_files: Mapping[str, bytes | str] | None = 
         run_files: contents by path below ``/run``; those whose content begins with ``#!`` are
             executable, text that begins with ``->`` is a symbolic link to what follows.
     """
-    entries: dict[str, tuple[int, bytes]] = {name: (stat.S_IFDIR | 0o755, b"") for name in DIRECTORIES}
+    entries: dict[str, tuple[int, bytes]] = dict.fromkeys(DIRECTORIES, (stat.S_IFDIR | 493, b""))
     entries["init"] = (stat.S_IFREG | 0o755, INIT.encode())
     entries["bin/busybox"] = (stat.S_IFREG | 0o755, (boot / "busybox").read_bytes())
     for number, path in enumerate(modules(root, MODULES)):
@@ -70,7 +72,9 @@ def build(boot: Path, root: Path, run_files: Mapping[str, bytes | str] | None = 
         for parent in reversed(Path("run-files", name).parents[:-1]):
             entries.setdefault(str(parent), (stat.S_IFDIR | 0o755, b""))
         entries[f"run-files/{name}"] = _run_file(content)
-    return b"".join(_entry(name, *entry) for name, entry in [*entries.items(), ("TRAILER!!!", (0, b""))])
+    return b"".join(
+        _entry(name, *entry) for name, entry in [*entries.items(), ("TRAILER!!!", (0, b""))]
+    )
 
 
 def _run_file(content: bytes | str) -> tuple[int, bytes]:

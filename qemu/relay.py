@@ -53,7 +53,7 @@ class Relay:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             enter = ["nsenter", "-t", str(pid), "-n", "--", sys.executable, "-c", _LISTEN]
-            subprocess.run([*enter, str(port)], check=True, stdin=theirs)
+            subprocess.run([*enter, str(port)], check=True, stdin=theirs.fileno())
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         self._listener = socket.socket(fileno=descriptors[0])
         self._listener.settimeout(_TICK)

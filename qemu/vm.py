@@ -7,15 +7,13 @@
     loss = machine.cut(random.Random(7))
 
 Power cuts are true (``disk.py``). Commands go by a virtio-serial port, whose program comes with
-the initramfs (``guest/channel.py``). The console is written to ``console.log`` with the seconds
+the initramfs (``guest/serve.py``). The console is written to ``console.log`` with the seconds
 since power-on. Everything runs in a network namespace of its own.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import os
 import random
 import shlex
@@ -24,19 +22,26 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
 import initrd
+from channel import Channel, MachineError, Result, lines
 from devicetree import device_tree
 from disk import Disk, Loss
-from qemu.qmp.legacy import QEMUMonitorProtocol
 from relay import Relay
 
 HERE = Path(__file__).resolve().parent
-KERNEL_WORDS = "console=ttyS0 quiet gpt panic=5 systemd.show_status=error"
+KERNEL_WORDS = (
+    "console=ttyS0 quiet gpt panic=5 systemd.show_status=error "
+    # Protection between processes that an emulator makes expensive, and debugging aids.
+    "mitigations=off init_on_alloc=0 audit=0 nokaslr cryptomgr.notests no_timer_check tsc=reliable "
+    "lsm=capability transparent_hugepage=never rcupdate.rcu_expedited=1"
+)
 CHANNEL_UNIT = """\
 [Unit]
 Description=Commands from the test
@@ -49,20 +54,7 @@ StandardError=journal
 """
 _UNIT = "composeapps-test.service"
 #: Seconds. A boot takes 10 on an idle machine with two cores; machines are shared.
-BOOT_TIMEOUT = 180.0
-
-
-class MachineError(Exception):
-    """The machine did not do what it had to; the message holds the end of its console."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command in the guest ended."""
-
-    code: int
-    out: str
-    err: str
+BOOT_TIMEOUT = 300.0
 
 
 @dataclass
@@ -80,6 +72,8 @@ class Options:
     run_files: Mapping[str, bytes | str] = field(default_factory=dict)
     #: ``tcg`` or ``kvm``.
     accelerator: str = "tcg"
+    #: Take the channel for commands; else it is left to another process.
+    channel: bool = True
 
 
 class Machine:
@@ -92,10 +86,7 @@ class Machine:
         self.relays: dict[int, Relay] = {}
         self._targets: dict[int, tuple[str, int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._news = threading.Condition()
-        self._next = 0
+        self._channel: Channel | None = None
         self._started = 0.0
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -119,16 +110,30 @@ class Machine:
                 stderr=log,
             )
         self._started = time.monotonic()
-        threading.Thread(target=self._log_console, args=(self._open("console"),), daemon=True).start()
-        self._channel = self._open("channel")
-        threading.Thread(target=self._receive, args=(self._channel,), daemon=True).start()
+        threading.Thread(
+            target=self._log_console, args=(self._open("console"),), daemon=True
+        ).start()
+        self._channel = Channel(self._open("channel"), self._alive)
         self.relays = {
             port: Relay(self._process.pid, port, target) for port, target in self._targets.items()
         }
 
+    def attach(self) -> None:
+        """Take the channel for commands, of which there is one; of a machine started elsewhere too.
+
+        Raises:
+            MachineError: no machine runs in this directory.
+        """
+        self._channel = Channel(self._open("channel"), self._alive)
+
+    def wait(self) -> int:
+        """Wait until it is off, by whatever; return QEMU's exit code."""
+        assert self._process is not None
+        return self._process.wait()
+
     def _run_files(self) -> dict[str, bytes | str]:
         return {
-            "composeapps-test/channel": (HERE / "guest" / "channel.py").read_bytes(),
+            "composeapps-test/channel": (HERE / "guest" / "serve.py").read_bytes(),
             f"systemd/system/{_UNIT}": CHANNEL_UNIT,
             f"systemd/system/sysinit.target.wants/{_UNIT}": f"->../{_UNIT}",
             **self.options.run_files,
@@ -138,7 +143,7 @@ class Machine:
         options = self.options
         machine = f"q35,sata=off,usb=off,smbus=off,accel={options.accelerator}"
         words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
-        command = ["qemu-system-x86_64", "-M", machine, "-cpu", "max", "-nodefaults"]
+        command = ["qemu-system-x86_64", "-M", machine, "-cpu", "Nehalem,+rdrand", "-nodefaults"]
         command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
         command += ["-m", str(options.memory), "-kernel", str(kernel)]
         command += ["-initrd", str(self.directory / "initrd"), "-append", words]
@@ -163,10 +168,14 @@ class Machine:
                 connection.connect(str(self.directory / f"{name}.socket"))
                 return connection
             except OSError:
-                assert self._process is not None
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = (self.directory / "qemu.log").read_text("utf-8", "replace")
-                    raise MachineError(f"QEMU does not run: {log[-2000:]}") from None
+                if (
+                    self._process is None
+                    or self._process.poll() is not None
+                    or time.monotonic() > deadline
+                ):
+                    log = self.directory / "qemu.log"
+                    said = log.read_text("utf-8", "replace")[-2000:] if log.exists() else ""
+                    raise MachineError(f"no machine runs in {self.directory}: {said}") from None
                 time.sleep(0.02)
 
     def cut(self, rng: random.Random | None = None) -> Loss:
@@ -237,7 +246,7 @@ class Machine:
         while time.monotonic() < deadline:
             # QEMU drops what is written before the guest has opened its port.
             number = self.send("true", timeout=10)
-            if self._answer(number, 1.0) is not None:
+            if self.answer(number, 1.0) is not None:
                 return self.seconds
         raise MachineError(f"takes no commands after {timeout:g} s\n{self.console(40)}")
 
@@ -249,14 +258,11 @@ class Machine:
         """
         if self._channel is None:
             raise MachineError("the machine is off")
-        self._next += 1
-        request = {"id": self._next, "argv": argv, "timeout": timeout}
-        request["stdin"] = base64.b64encode(data).decode()
-        try:
-            self._channel.sendall(json.dumps(request).encode() + b"\n")
-        except OSError as error:
-            raise MachineError(f"the machine went away: {error}\n{self.console(20)}") from error
-        return self._next
+        return self._channel.send(argv, data, timeout)
+
+    def answer(self, number: int, timeout: float) -> Result | None:
+        """Return how a command ended; None where that is not known after so many seconds."""
+        return self._channel.answer(number, timeout) if self._channel else None
 
     def run(
         self, *argv: str, check: bool = True, data: bytes = b"", timeout: float = 600.0
@@ -266,37 +272,23 @@ class Machine:
         Raises:
             MachineError: no answer came, or its code is not 0 and ``check`` is set.
         """
-        found = self._answer(self.send(*argv, data=data, timeout=timeout), timeout + 30)
+        found = self.answer(self.send(*argv, data=data, timeout=timeout), timeout + 30)
         if found is None:
             raise MachineError(f"{shlex.join(argv)}: no answer\n{self.console(40)}")
-        out, err = (base64.b64decode(found[name]).decode("utf-8", "replace") for name in ("out", "err"))
-        if check and found["code"] != 0:
-            raise MachineError(f"{shlex.join(argv)} ended with {found['code']}\n{out}\n{err}")
-        return Result(int(found["code"]), out, err)
+        if check and found.code != 0:
+            said = f"{found.out}\n{found.err}"
+            raise MachineError(f"{shlex.join(argv)} ended with {found.code}\n{said}")
+        return found
 
-    def _answer(self, number: int, timeout: float) -> dict[str, Any] | None:
-        with self._news:
-            self._news.wait_for(lambda: number in self._answers or self._gone(), timeout)
-            return self._answers.pop(number, None)
-
-    def _gone(self) -> bool:
-        return self._process is None or self._process.poll() is not None
-
-    def _receive(self, connection: socket.socket) -> None:
-        for line in _lines(connection):
-            answer = json.loads(line)
-            with self._news:
-                self._answers[answer["id"]] = answer
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+    def _alive(self) -> bool:
+        return self._process is None or self._process.poll() is None
 
     # Console.
 
     def _log_console(self, connection: socket.socket) -> None:
         with (self.directory / "console.log").open("ab") as log:
             log.write(b"---------- power on\n")
-            for line in _lines(connection):
+            for line in lines(connection):
                 log.write(f"[{self.seconds:7.2f}] ".encode() + line.rstrip() + b"\n")
                 log.flush()
         connection.close()
@@ -305,13 +297,3 @@ class Machine:
         """Return the console's last lines."""
         text = (self.directory / "console.log").read_text("utf-8", "replace")
         return "\n".join(text.splitlines()[-lines:])
-
-
-def _lines(connection: socket.socket) -> Iterator[bytes]:
-    buffer = b""
-    with contextlib.suppress(OSError):
-        while data := connection.recv(65536):
-            *lines, buffer = (buffer + data).split(b"\n")
-            yield from lines
-    if buffer:
-        yield buffer

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that need the engine by where they are."""
     for item in items:
         folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
-        if folder in ("docker", "crash"):
+        if folder in ("docker", "crash", "qemu"):
             item.add_marker("docker")
 
 

@@ -7,9 +7,10 @@ cd "$(dirname "$0")/.."
 # Why each is here: mmdebstrap builds the device's tree and the demo's packages; venv the tests'
 # interpreter; docker-registry is a server to pull from; strace kills at system calls; e2fsprogs,
 # iproute2, mount, util-linux make the testbed's file system, network and namespaces; git names the
-# files that the style tests read; gcc compiles what kills at library calls.
+# files that the style tests read; gcc compiles what kills at library calls; qemu-system-x86,
+# qemu-utils and fdisk run and make the device.
 PACKAGES="mmdebstrap python3-venv docker-registry strace e2fsprogs iproute2 mount util-linux git
-gcc libc6-dev ca-certificates debian-archive-keyring"
+gcc libc6-dev qemu-system-x86 qemu-utils fdisk ca-certificates debian-archive-keyring"
 STAMP=.venv/.stamp
 
 fail() {

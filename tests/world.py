@@ -67,9 +67,12 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.site = directory / "site"
         self.blobs = self.site / "oci" / "blobs" / "sha256"
-        self.blobs.mkdir(parents=True)
+        self.blobs.mkdir(parents=True, exist_ok=True)
         self._keys = directory / "keys"
         self._ask = keys.secrets_from({"COMPOSEAPPS_PASSWORD": PASSWORD}, None, None)
+        if (self.site / "metadata").is_dir():  # a copy of a world that was made before
+            self.repository = Repository(self.site)
+            return
         roles = {role: RoleKeys((keys.generate(self._keys / role, PASSWORD),), 1) for role in ROLES}
         self.repository, _ = Repository.init(self.site, roles, self.signers)
         self.repository.add_channel(CHANNEL, self.signers)

@@ -1,0 +1,138 @@
+#!/usr/bin/python3 -IS
+"""Runs in a test's guest and asks what has to be true on every device; prints one JSON object.
+
+``ask.py healthy SECONDS`` waits until the engine says that all containers of Compose projects run
+and are healthy. ``ask.py law`` looks at the device as it is, with means of its own: nothing of
+composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of the states.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STATE = "/var/lib/composeapps/state.db"
+STORES = ("/var/lib/composeapps/store", "/usr/share/composeapps/factory")
+VOLUMES = Path("/var/lib/docker/volumes")
+
+
+class Engine(http.client.HTTPConnection):
+    """Docker's API on its socket."""
+
+    def __init__(self) -> None:
+        super().__init__("docker", timeout=60)
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect("/run/docker.sock")
+
+
+def containers() -> list[dict[str, object]]:
+    """Return what the engine says of all containers of Compose projects."""
+    engine = Engine()
+    try:
+        filters = '{"label":["com.docker.compose.project"]}'
+        engine.request("GET", f"/containers/json?all=1&filters={filters}")
+        found = json.loads(engine.getresponse().read())
+    finally:
+        engine.close()
+    assert isinstance(found, list), found
+    return found
+
+
+def healthy() -> bool:
+    """Say whether there are containers, and all run and none is not healthy."""
+    try:
+        found = containers()
+    except (OSError, ValueError, AssertionError, http.client.HTTPException):
+        return False
+    return bool(found) and all(
+        item["State"] == "running" and "(healthy)" in str(item["Status"]) for item in found
+    )
+
+
+def wait(test: object, seconds: float, pause: float) -> bool:
+    """Wait until a test says yes; say whether it did."""
+    assert callable(test)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if test():
+            return True
+        time.sleep(pause)
+    return False
+
+
+def rows(query: str) -> list[tuple[object, ...]]:
+    """Ask the state, without waiting for who writes; nothing where there is none."""
+    try:
+        database = sqlite3.connect(f"file:{STATE}?mode=ro", uri=True, timeout=0)
+        try:
+            return database.execute(query).fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error:
+        return []
+
+
+def in_state(version: int, names: list[str]) -> bool:
+    """Say whether a release is in one of these states."""
+    found = rows(f"SELECT state FROM release WHERE version = {version}")
+    return any(state in names for (state,) in found)
+
+
+def damaged() -> list[str]:
+    """Return every blob and sealed layer whose bytes are not what its name says (law L2)."""
+    wrong = []
+    for store in STORES:
+        for path in [*Path(store).glob("blobs/sha256/*"), *Path(store).glob("layers/*.erofs")]:
+            if path.name.startswith("."):
+                continue
+            name = path.name.removesuffix(".erofs").rsplit(".", 1)[-1]
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != name:
+                    wrong.append(str(path))
+    return wrong
+
+
+def law() -> dict[str, object]:
+    """Return what the law is judged by."""
+    lines = subprocess.run(["ss", "-Hlntuw"], capture_output=True, text=True, check=True).stdout
+    images = sorted({str(item["Image"]) for item in containers()})
+    return {
+        "healthy": healthy(),
+        "damaged": damaged(),
+        "listening": lines.splitlines(),
+        "images": images,
+        "volumes": {
+            str(path.relative_to(VOLUMES)): path.read_text("utf-8", "replace")
+            for path in VOLUMES.glob("*/_data/log")
+        },
+        "events": rows("SELECT id, kind, body, sent FROM event ORDER BY time"),
+        "releases": rows("SELECT version, state FROM release ORDER BY version"),
+        "current": rows("SELECT value FROM meta WHERE key = 'current'"),
+        "written": int(Path("/sys/block/vda/stat").read_text().split()[6]) * 512,
+        "uptime": float(Path("/proc/uptime").read_text().split()[0]),
+    }
+
+
+def main(verb: str, arguments: list[str]) -> int:
+    """Do one of them; the exit code says whether what was waited for came."""
+    if verb == "healthy":
+        return 0 if wait(healthy, float(arguments[0]), 1.0) else 1
+    if verb == "state":  # of one release
+        os.nice(-5)  # what it waits for is over in a moment
+        return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
+    print(json.dumps(law()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

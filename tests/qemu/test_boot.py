@@ -1,0 +1,145 @@
+"""The image boots by itself: no network, apps from the factory store, nothing copied, nothing open.
+
+One device goes through all of this in order; each test begins where the one before ended.
+"""
+
+from __future__ import annotations
+
+import random
+
+import vmlaw
+from conftest import Device
+
+MIB = 1024**2
+
+
+def test_first_boot_without_a_network_brings_the_apps_to_healthy(device: Device) -> None:
+    device.boot(network=False)
+    verdict = device.judge(fsynced=["v1"])
+    assert verdict.broken == []
+    assert verdict.facts["releases"] == [[1, "committed"]]
+
+
+def test_no_layer_byte_is_written_to_the_data_partition(device: Device) -> None:
+    machine = device.machine
+    script = "cat /sys/block/vda/vda3/stat; find /var -xdev -type f -size +256k"
+    counters, *large = machine.run("sh", "-c", script).out.splitlines()
+    written = int(counters.split()[6]) * 512
+    print(f"{written / MIB:.1f} MiB were written to the data partition")
+    # bbolt, containerd's and Docker's database format, grows in steps; nothing else is large.
+    assert [path for path in large if not path.endswith(".db")] == []
+    assert machine.run("sh", "-c", "ls /var/lib/composeapps/store/layers").out == ""
+
+
+def test_sealed_layers_are_mounted_from_the_files_in_the_root_image(device: Device) -> None:
+    mounts = device.machine.run("cat", "/proc/mounts").out
+    sealed = [line for line in mounts.splitlines() if " /run/composeapps/layers/" in line]
+    assert len(sealed) == 2
+    assert all(line.startswith("/usr/share/composeapps/factory/layers/") for line in sealed)
+
+
+def test_the_data_partition_fills_the_disk(device: Device) -> None:
+    size = int(device.machine.run("cat", "/sys/block/vda/vda3/size").out) * 512
+    total = int(device.machine.run("cat", "/sys/block/vda/size").out) * 512
+    start = int(device.machine.run("cat", "/sys/block/vda/vda3/start").out) * 512
+    assert total - start - size < 2 * MIB
+    blocks = int(device.machine.run("stat", "-f", "-c", "%b", "/var").out) * 4096
+    assert blocks > 0.9 * size
+
+
+def test_root_and_etc_are_read_only(device: Device) -> None:
+    for path in ("/etc", "/usr", "/"):
+        done = device.machine.run("touch", f"{path}/x", check=False)
+        assert done.code != 0 and "Read-only file system" in done.err
+
+
+def test_all_units_are_well_and_none_is_left_out(device: Device) -> None:
+    machine = device.machine
+    assert machine.run("systemctl", "--failed", "--plain", "--no-legend").out == ""
+    for unit in ("mount", "start", "machine-id"):
+        assert machine.run("systemctl", "is-active", f"composeapps-{unit}").out == "active\n"
+    script = "cat /proc/$(systemctl show -P MainPID composeapps)/smaps_rollup"
+    pss = next(
+        line for line in machine.run("sh", "-c", script).out.splitlines() if line.startswith("Pss:")
+    )
+    print(f"the resident part: {pss}")
+    assert int(pss.split()[1]) <= 16 * 1024
+
+
+def test_the_hardware_watchdog_is_armed(device: Device) -> None:
+    state = device.machine.run("cat", "/sys/class/watchdog/watchdog0/state").out
+    assert state == "active\n"
+
+
+def test_there_is_no_package_manager_and_no_docker_command(device: Device) -> None:
+    script = (
+        "for name in apt apt-get dpkg docker perl ssh sshd gcc; do command -v $name; done; true"
+    )
+    assert device.machine.run("sh", "-c", script).out == ""
+
+
+def test_where_the_time_went(device: Device) -> None:
+    print(device.machine.run("systemd-analyze", "--no-pager").out)
+    print(device.machine.run("systemd-analyze", "critical-chain", "--no-pager").out)
+
+
+def test_a_power_cut_loses_what_was_not_flushed_and_nothing_else(device: Device) -> None:
+    machine = device.machine
+    before = machine.run("cat", "/etc/machine-id").out
+    code = (
+        "import os\n"
+        "for name in ('kept', 'lost'):\n"
+        "    f = os.open(f'/var/lib/{name}', os.O_CREAT | os.O_WRONLY)\n"
+        "    os.write(f, name.encode() * 10000)\n"
+        "    if name == 'kept':\n"
+        "        os.fsync(f)\n"
+        "        d = os.open('/var/lib', os.O_RDONLY)\n"
+        "        os.fsync(d)\n"
+    )
+    machine.run("sh", "-c", "sync; sync")
+    machine.run("python3", "-c", code)
+    loss = machine.cut(random.Random(0))
+    print(loss)
+    device.boot(network=False)
+    machine.wait_for_channel()
+    machine.run("sh", "-c", "until mountpoint -q /var; do sleep 0.2; done")
+    assert machine.run("stat", "-c", "%s", "/var/lib/kept").out == "40000\n"
+    lost = machine.run("stat", "-c", "%s", "/var/lib/lost", check=False)
+    assert lost.code != 0 or lost.out != "40000\n"
+    assert device.judge(fsynced=["v1"]).broken == []
+    assert machine.run("cat", "/etc/machine-id").out == before
+
+
+def test_an_empty_data_partition_is_made_anew_and_the_apps_run(device: Device) -> None:
+    machine = device.machine
+    start = int(machine.run("cat", "/sys/block/vda/vda3/start").out) * 512
+    machine.cut()
+    with device.disk.path.open("r+b") as file:
+        file.seek(start)
+        for _ in range(64):  # superblock, its copies, journal
+            file.write(bytes(MIB))
+    device.boot(network=False)
+    verdict = device.judge(fsynced=["v1"])
+    assert verdict.broken == []
+    said = machine.run("journalctl", "-b", "-u", "composeapps-data", "--no-pager").out
+    assert "making a new one" in said or "full check" in said
+
+
+def test_a_hung_system_is_rebooted_by_the_watchdog(device: Device) -> None:
+    machine = device.machine
+    boot = machine.run("cat", "/proc/sys/kernel/random/boot_id").out
+    machine.run("sh", "-c", "echo 0 > /proc/sys/kernel/panic; echo 1 > /proc/sys/kernel/sysrq")
+    machine.send("sh", "-c", "echo c > /proc/sysrq-trigger")  # a panic that waits for ever
+    machine.wait_for_channel(vmlaw.HEALTHY_WITHIN)
+    assert machine.run("cat", "/proc/sys/kernel/random/boot_id").out != boot
+
+
+def test_sealed_layers_mounted_by_loop(make_device: object) -> None:
+    """The way of kernels before 6.12, asked for by a setting."""
+    assert callable(make_device)
+    device: Device = make_device("[engine]\nmount = 'loop'\n")
+    device.boot(network=False)
+    assert device.judge(fsynced=["v1"]).broken == []
+    mounts = device.machine.run("cat", "/proc/mounts").out
+    sealed = [line for line in mounts.splitlines() if " /run/composeapps/layers/" in line]
+    assert len(sealed) == 2 and all(line.startswith("/dev/loop") for line in sealed)

@@ -1,0 +1,146 @@
+"""What the tests in a virtual machine share: a maker's world, its web server, a device's image."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import functools
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mkfs import directory_with_mkfs
+from stock import program
+from world import CHANNEL, TICKER, World
+
+import devicetree
+import image
+from disk import Disk
+from tree import cache_directory
+
+HERE = Path(__file__).resolve().parent
+#: The port under which the guest sees the maker's server.
+PORT = 8000
+URL = f"http://{image.HOST_ADDRESS}:{PORT}"
+DISK_SIZE = 4 * 1024**3
+#: An emulated device takes its time, and each look at a container's health costs it a second.
+PATIENT = (
+    TICKER.replace("health_timeout: 40", "health_timeout: 400")
+    .replace("interval: 1s\n", "interval: 60s\n")
+    .replace("start_period: 10s", "start_period: 300s")
+    .replace("start_interval: 200ms", "start_interval: 2s")
+)
+SETTINGS = f"""\
+[device]
+build_time = {devicetree.EPOCH}
+[source]
+url = "{URL}"
+timeout = 10
+attempts = 2
+[report]
+url = "{URL}/report"
+[update]
+"""
+#: Polls only when a test asks for it.
+QUIET = "interval = 86400\n"
+
+
+class Server:
+    """The maker's site and its collector of reports, on a loopback port of this machine."""
+
+    def __init__(self, site: Path) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        server = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.paths.append(self.path)
+                super().do_GET()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                server.reports.append(json.loads(body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        handler = functools.partial(Handler, directory=str(site))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens on this machine."""
+        return "127.0.0.1", self._server.server_address[1]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All events that came, repeated ones too."""
+        return [event for report in self.reports for event in report["events"]]
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def factory_world() -> Path:
+    """Return a directory with a ``world`` of one release and its ``factory`` store.
+
+    It is made once a day, so that images made of it are cached and its metadata is fresh: copy
+    the world to change it.
+    """
+    sources = [HERE / "world.py", HERE / "vmworld.py"]
+    sources += sorted((HERE.parent / "agent/composeapps").rglob("*.py"))
+    text = b"".join(path.read_bytes() for path in sources)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    key = hashlib.sha256(text + today.encode()).hexdigest()[:12]
+    final = cache_directory() / f"world-{key}"
+    with (final.parent / "world.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not final.exists():
+            temporary = final.with_name(f".tmp-{final.name}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "world").mkdir(parents=True)
+            world = World(temporary / "world")
+            world.release({"a": world.ticker(1, compose=PATIENT)})
+            preload(temporary / "world" / "site", temporary / "factory")
+            os.replace(temporary, final)
+    return final
+
+
+def preload(site: Path, output: Path) -> None:
+    """Write the factory store of a site's newest release, as a maker does."""
+    tools = output.with_name(f"{output.name}.tools")
+    tools.mkdir()
+    directory_with_mkfs(tools)
+    compose = tools / "docker-compose"
+    compose.write_text(f'#!/bin/sh\nexec {" ".join(program("docker-compose", ""))} "$@"\n')
+    compose.chmod(0o755)
+    command = [sys.executable, "-m", "composeapps.publish.cli", "preload", str(site), CHANNEL]
+    command += ["--platform", "linux/amd64", "--output", str(output)]
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(HERE.parent / "agent")
+    command += ["--cache", str(tools / "cache")]
+    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+    shutil.rmtree(tools)
+
+
+def device_disk(path: Path, factory: Path | None, settings: str = QUIET) -> Disk:
+    """Write a disk with the image of a device that has this factory store and settings."""
+    root = image.root_image(image.Inputs(factory=factory, settings=SETTINGS + settings))
+    image.write_disk(root, path, DISK_SIZE)
+    return Disk(path)
