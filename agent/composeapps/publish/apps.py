@@ -15,10 +15,11 @@ from composeapps.publish.artifact import PLATFORMS, Packed, make, verify
 from composeapps.publish.content import Content, Say, read_document
 from composeapps.publish.images import Survey, common_platforms, measure, pin, survey
 from composeapps.publish.needs import Note
+from composeapps.publish.pins import pinned_images
 from composeapps.publish.project import Loaded, Sources, inspect, load
 from composeapps.publish.sealing import Sealer
 from composeapps.publish.staging import staged
-from composeapps.release import Size
+from composeapps.release import App, Size
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Made:
     #: By platform.
     sizes: dict[str, Size]
     notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished app for one platform, as it is put into a bundle or a factory store."""
+
+    packed: Packed
+    survey: Survey
 
 
 def make_app(sources: Sources, platforms: Sequence[Platform], limit: int, tools: Tools) -> Made:
@@ -86,22 +95,53 @@ def read_app(reference: Reference, platforms: Sequence[Platform], tools: Tools) 
     parsed = artifact.parse(manifest, what)
     packed = Packed(manifest, _blobs(reference, parsed, tools))
     loaded = _inspect(packed, parsed, platforms, tools, what)
-    unpinned = sorted(text for text in loaded.images.values() if not Reference.parse(text).digest)
-    if unpinned:
-        raise ConfigError(
-            f"{what} does not pin image {unpinned[0]}: publish it with composeapps-publish app, or "
-            "docker compose publish --resolve-image-digests"
-        )
-    pinned = [Reference.parse(text).pinned() for text in loaded.images.values()]
+    pinned = [_pinned(text, what) for text in sorted(loaded.images.values())]
     wanted = list(platforms) or made_for(manifest) or common_platforms(pinned, tools.content)
     surveyed = survey(pinned, wanted, tools.content)
     return Made(packed, surveyed, _measure(packed, surveyed, tools), tuple(loaded.needs.notes))
+
+
+def content_of(reference: Reference, platform: Platform, tools: Tools) -> Finished:
+    """Read a released app for one platform; Compose is asked only where the app needs it.
+
+    Args:
+        reference: has a digest, from a verified release: the app was judged when that was signed.
+
+    Raises:
+        ConfigError: its images have nothing for the platform.
+        SourceError, IntegrityError: content could not be had.
+    """
+    what = f"app {reference.pinned()}"
+    manifest = read_document(tools.content, reference)
+    parsed = artifact.parse(manifest, what)
+    packed = Packed(manifest, _blobs(reference, parsed, tools))
+    images = pinned_images(packed, parsed)
+    if images is None:
+        loaded = _inspect(packed, parsed, [platform], tools, what)
+        images = [_pinned(text, what) for text in loaded.images.values()]
+    return Finished(packed, survey(images, [platform], tools.content))
+
+
+def judge_platform(name: str, app: App, platform: Platform) -> None:
+    """Raise ConfigError where an app of a release is not for a platform."""
+    if app.sizes and str(platform) not in app.sizes:
+        raise ConfigError(f"app {name} is published for {', '.join(app.sizes)}, not for {platform}")
 
 
 def made_for(manifest: bytes) -> list[Platform]:
     """Return the platforms that an app says it was published for; none where it does not."""
     text = (json.loads(manifest).get("annotations") or {}).get(PLATFORMS, "")
     return [Platform.parse(name) for name in str(text).split(",") if name]
+
+
+def _pinned(text: str, what: str) -> str:
+    reference = Reference.parse(text)
+    if not reference.digest:
+        raise ConfigError(
+            f"{what} does not pin image {text}: publish it with composeapps-publish app, or "
+            "docker compose publish --resolve-image-digests"
+        )
+    return reference.pinned()
 
 
 def _inspect(

@@ -125,12 +125,27 @@ def _add_release(add: Add) -> None:
 
 def _add_preload(add: Add) -> None:
     preload = add("preload", "write a channel's release as a factory store for an image")
-    preload.add_argument("repository", metavar="DIR", help="the repository, or its URL")
-    preload.add_argument("channel", metavar="CHANNEL")
-    preload.add_argument("--platform", required=True, metavar="PLATFORM", help="like linux/arm64")
-    preload.add_argument("--output", type=Path, required=True, metavar="DIR")
-    preload.add_argument("--root", type=Path, metavar="FILE", help="trusted root.json")
-    _sources(preload)
+    preload.add_argument(
+        "--offline", action="store_true", help="content of DIR/oci and nowhere else"
+    )
+    preload.add_argument(
+        "--time", type=_seconds, metavar="SECONDS",
+        help="judge what expires as of this time, seconds since 1970, instead of now",
+    )  # fmt: skip
+    bundle = add("bundle", "copy a channel's release with all it needs, for a stick or a build")
+    for command in (preload, bundle):
+        command.add_argument("repository", metavar="DIR", help="the repository, or its URL")
+        command.add_argument("channel", metavar="CHANNEL")
+        command.add_argument("--platform", required=True, metavar="PLATFORM", help="linux/arm64")
+        command.add_argument("--output", type=Path, required=True, metavar="DIR")
+        command.add_argument("--root", type=Path, metavar="FILE", help="trusted root.json")
+        _sources(command)
+    bundle.add_argument("--release", default="", metavar="DIGEST", help="this release or none")
+    bundle.add_argument(
+        "--app", action="append", default=[], metavar="NAME=REF@DIGEST",
+        help="these apps or none; once for each",
+    )  # fmt: skip
+    bundle.add_argument("--reuse", type=Path, metavar="DIR", help="where earlier bundles lie")
 
 
 def _add_keys(add: Add) -> None:
@@ -212,6 +227,12 @@ def _password(command: argparse.ArgumentParser) -> None:
         "--password-file", type=Path, metavar="FILE",
         help="password of the keys; else COMPOSEAPPS_PASSWORD, else a prompt",
     )  # fmt: skip
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or len(text) > 11:
+        raise argparse.ArgumentTypeError(f"not seconds since 1970: {text[:40]!r}")
+    return int(text)
 
 
 def _mebibytes(text: str) -> int:

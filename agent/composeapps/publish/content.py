@@ -130,7 +130,7 @@ class LayoutContent:
         path = self._directory / "blobs" / "sha256" / hex_of(digest)
         if not path.is_file():
             raise ConfigError(
-                f"{self._directory} lacks {digest} of {reference}: export the image with all the "
+                f"{self._directory} lacks {digest} of {reference}: make it again, with all the "
                 "platforms that are published"
             )
         return path

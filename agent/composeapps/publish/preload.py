@@ -23,7 +23,7 @@ from pathlib import Path
 from composeapps import durable
 from composeapps.errors import ConfigError, UsageError
 from composeapps.oci import Platform, Reference
-from composeapps.publish.apps import Tools, read_app
+from composeapps.publish.apps import Tools, content_of, judge_platform
 from composeapps.publish.sealing import copy_layers
 from composeapps.release import NAME, Release
 from composeapps.store import Store
@@ -100,17 +100,14 @@ def _fill(directory: Path, checked: CheckResult, platform: Platform, tools: Tool
         path.mkdir(parents=True)
     _put(store, checked.raw)
     for name, app in checked.release.apps.items():
-        if app.sizes and str(platform) not in app.sizes:
-            raise ConfigError(
-                f"app {name} is published for {', '.join(app.sizes)}, not for {platform}"
-            )
+        judge_platform(name, app, platform)
         _add_app(Reference.parse(app.artifact), platform, store, tools)
     for path in (directory, store.blobs, store.blobs.parent, store.layers):
         path.chmod(0o755)
 
 
 def _add_app(reference: Reference, platform: Platform, store: Store, tools: Tools) -> None:
-    made = read_app(reference, [platform], tools)
+    made = content_of(reference, platform, tools)
     for data in (made.packed.manifest, *made.packed.blobs.values()):
         _put(store, data)
     for image in made.survey.all():

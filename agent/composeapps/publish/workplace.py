@@ -29,7 +29,7 @@ def open_tools(
         scratch = Path(name)
         cache = _cache(options, scratch)
         sealer = Sealer.cached(cache, settings.seal, say)
-        program = _compose(options)
+        program = compose_program(options)
         if images is None:
             content: Content = RegistryContent(settings, sealer.store.root, say)
             yield Tools(content, sealer, program, say)
@@ -51,7 +51,8 @@ def _cache(options: argparse.Namespace, scratch: Path) -> Path:
     return cache
 
 
-def _compose(options: argparse.Namespace) -> tuple[str, ...]:
+def compose_program(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return how Compose is started: as the options say, else what is installed."""
     if options.compose:
         return tuple(shlex.split(options.compose))
     if shutil.which("docker-compose") is None and shutil.which("docker") is not None:
