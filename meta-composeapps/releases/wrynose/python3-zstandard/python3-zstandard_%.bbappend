@@ -1,0 +1,2 @@
+# The publisher runs in the build.
+BBCLASSEXTEND += "native"
