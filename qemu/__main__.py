@@ -22,8 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import image
+from channel import MachineError
 from disk import Disk
-from vm import Machine, MachineError, Options
+from vm import Machine, Options
 
 GIB = 1024**3
 

@@ -3,7 +3,7 @@
 
 ``ask.py healthy SECONDS`` waits until the engine says that all containers of Compose projects run
 and are healthy. ``ask.py law`` looks at the device as it is, with means of its own: nothing of
-composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of the states.
+composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of those.
 """
 
 import hashlib
