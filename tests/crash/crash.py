@@ -8,8 +8,9 @@
     make crash WHAT='--every 40'            a sample spread over all points
 
 What a trial does depends on its point's number only: each fifth is a power loss (engine and all
-processes killed, /run gone), each third is killed once more while it recovers, and each seventh
-finds a newer release when the network is back.
+processes killed, /run gone), each fourth kills the command alone, so that programs which it has
+started go on, each third is killed once more while it recovers, and each seventh finds a newer
+release when the network is back.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from crashdevice import CrashDevice, Point  # noqa: E402
 from crashlaw import Expected  # noqa: E402
 from scenarios import SCENARIOS, Scenario  # noqa: E402
 
-POWER, AGAIN, NEWER = 5, 3, 7
+POWER, ALONE, AGAIN, NEWER = 5, 4, 3, 7
 #: Broken laws after which a scenario ends; the device is made anew after each.
 ENOUGH = 10
 #: Trials between two lines that say how far it is.
@@ -131,8 +132,9 @@ class Victim:
         device = self.device
         expected = scenario.prepare(device)
         log = device.log()
-        _, point = device.run_killed(number, *scenario.verb)
+        _, point = device.run_killed(number, *scenario.verb, alone=number % ALONE == 0)
         tally.killed += point is not None
+        log = max(log, device.log(), key=len)  # what it wrote meanwhile counts too
         if point is not None and number % POWER == 0:
             tally.power += 1
             device.power_loss()
@@ -254,7 +256,7 @@ def sample(points: Sequence[Point], count: int, begin: float) -> list[int]:
     Args:
         begin: from 0 to 1, where in the first part of the points to begin.
     """
-    plain = [p.number for p in points if p.name in INSIDE and not p.number % 5]
+    plain = [p.number for p in points if p.name in INSIDE and p.number % 5 == 1]
     worth = sorted(plain + [p.number for p in points if p.name not in INSIDE])
     step = len(worth) / count
     return [worth[int((index + begin) * step)] for index in range(count)]

@@ -26,8 +26,8 @@ LAYERS = "/run/composeapps/layers"
 LOG = f"/var/lib/docker/volumes/{APP}_data/_data/log"
 #: What the engine's store and the agent's lie in; a device without them is fresh.
 STORES = (DATA, "/var/lib/docker", "/var/lib/containerd")
-#: struct shared in crashpoint.c: count, at, log, killed, name, path.
-SHARED = struct.Struct("<QQII32s400s")
+#: struct shared in crashpoint.c: count, at, log, alone, first, name, path.
+SHARED = struct.Struct("<QQIII32s400s4x")
 #: Seconds; no verb on this small world takes longer, a hang is a broken law.
 TIMEOUT = 120.0
 SETTINGS = """\
@@ -131,18 +131,23 @@ class CrashDevice:
         done = self.run(*arguments)
         assert done.code == 0, str(done)
 
-    def run_killed(self, number: int, *arguments: str) -> tuple[Run, Point | None]:
+    def run_killed(
+        self, number: int, *arguments: str, alone: bool = False
+    ) -> tuple[Run, Point | None]:
         """Run a verb that is killed before its call ``number``; 0 kills none, and counts them.
+
+        Args:
+            alone: kill the command's own process only; programs that it has started go on.
 
         Returns:
             how it ended, and the point that was reached; None if there were fewer points.
         """
-        self._shared.write_bytes(SHARED.pack(0, number, number == 0, 0, b"", b""))
+        self._shared.write_bytes(SHARED.pack(0, number, number == 0, alone, 0, b"", b""))
         self._points.unlink(missing_ok=True)
         preload = ["LD_PRELOAD=/run/work/crashpoint.so", "CRASHPOINT=/run/work/crashpoint"]
         command = ["setsid", "--wait", "env", *preload, "python3", "-m", "composeapps.cli"]
         done = self.bed.run(*command, *arguments, check=False, timeout=TIMEOUT)
-        _, _, _, _, name, path = SHARED.unpack(self._shared.read_bytes())
+        *_, name, path = SHARED.unpack(self._shared.read_bytes())
         run = Run(" ".join(arguments), done.returncode, done.stdout + done.stderr)
         if not name.strip(b"\0"):
             return run, None

@@ -44,7 +44,7 @@ def broken(device: CrashDevice, expected: Expected, log: list[str]) -> Iterator[
     """Yield what of the law does not hold on a device that has come to rest, online.
 
     Args:
-        log: the lines that the app had written before the crash.
+        log: the lines that the app had written until the crash.
     """
     yield from running(device, {expected.current})
     yield from _stored(device)
@@ -88,14 +88,17 @@ def running(device: CrashDevice, versions: set[int]) -> Iterator[str]:
     client = docker.APIClient(base_url=f"unix://{device.bed.path('/run/docker.sock')}")
     try:
         found = [client.inspect_container(row["Id"]) for row in client.containers(all=True)]
-        names = {tag for image in client.images() for tag in image["RepoDigests"] or []}
+        held = {name for image in client.images() for name in image["RepoDigests"] or []}
         networks = sorted(row["Name"] for row in client.networks())
     finally:
         client.close()
     is_ = [(c["Config"]["Image"], c["Image"], _health(c)) for c in found]
     if is_ != [(wanted, wanted.partition("@")[2], "healthy")]:
         yield f"L1, L6: the containers are {is_}, release {current} names {wanted}"
-    strangers = names - set(device.images.values())
+    # Docker 29 leaves the repository out where there is no tag.
+    strangers = {name.rpartition("@")[2] for name in held} - {
+        name.rpartition("@")[2] for name in device.images.values()
+    }
     if strangers:
         yield f"L6: the engine holds images that no release names: {sorted(strangers)}"
     if networks != sorted([f"{APP}_default", "bridge", "host", "none"]):

@@ -3,7 +3,8 @@
  * $CRASHPOINT names a file that all processes of one run map: struct shared. Each call below is
  * counted there, over all threads and children: execve passes the library on, whatever environment
  * the child gets. When the count reaches `at`, the process group is killed with SIGKILL before the
- * call is made. With `log` set, every point is written to "$CRASHPOINT.log" instead.
+ * call is made; with `alone` set only the first process, and its children go on. With `log` set,
+ * every point is written to "$CRASHPOINT.log".
  *
  * What ctr and Compose do inside is not counted (Go makes system calls by itself). That they are
  * started is a point, requests to a server are, and a start of `docker-compose up` has more of
@@ -33,7 +34,8 @@ struct shared { /* crash.py knows this layout */
     _Atomic uint64_t count;
     uint64_t at;
     uint32_t log;
-    _Atomic uint32_t killed;
+    uint32_t alone;
+    _Atomic uint32_t first;
     char name[32];
     char path[PATH_SIZE];
 };
@@ -57,6 +59,8 @@ __attribute__((constructor)) static void begin(void)
         _exit(99); /* a run that counts nothing must not look like one that passed */
     close(fd);
     shared = map;
+    uint32_t nobody = 0;
+    atomic_compare_exchange_strong(&shared->first, &nobody, (uint32_t)getpid());
 }
 
 static void write_log(uint64_t n, const char *name, const char *path)
@@ -86,9 +90,7 @@ static int due(const char *name, const char *path)
 
 static void die(void)
 {
-    atomic_store(&shared->killed, 1);
-    kill(0, SIGKILL);
-    _exit(99);
+    kill(shared->alone ? (pid_t)shared->first : 0, SIGKILL);
 }
 
 static void point(const char *name, const char *path)
@@ -277,6 +279,7 @@ static void die_later(int milliseconds)
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
     syscall(SYS_nanosleep, &time, 0);
     die();
+    _exit(99);
 }
 
 static void point_start(const char *path, char *const argv[])
