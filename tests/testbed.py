@@ -38,6 +38,7 @@ SETTINGS = """\
 [engine]
 stop = ["/run/testbed-engine", "stop"]
 start = ["/run/testbed-engine", "start"]
+reset_failed = []
 """
 NAMESPACES = ("-m", "-n", "-p", "-i", "-u", "-r", "-w")
 

@@ -51,12 +51,14 @@ def parser() -> argparse.ArgumentParser:
         return verb
 
     add("check", _lazy("check"), "look for a newer release")
-    add("update", _lazy("update"), "check, fetch and apply")
+    update = add("update", _lazy("update"), "check, fetch and apply")
     add("fetch", _lazy("fetch"), "download and seal what the newest release needs")
     add("apply", _lazy("apply"), "switch to the fetched release")
     add("mount", _mount, "mount sealed layers, before the engine starts")
-    add("start", _lazy("start"), "run the release, mend what does not run")
-    add("stop", _lazy("stop"), "stop the apps until the next start")
+    start = add("start", _lazy("start"), "run the release, mend what does not run")
+    for verb in (start, update):
+        verb.add_argument("--unless-stopped", action="store_true", help="let the apps stay stopped")
+    add("stop", _lazy("stop"), "stop the apps until the next start, or a reboot")
     add("status", _lazy("status"), "what runs, what failed, what is under way")
     add("ps", _lazy("ps"), "the containers of the apps")
     logs = add("logs", _lazy("logs"), "an app's logs")

@@ -131,6 +131,8 @@ class EngineSettings:
     compose: tuple[str, ...] = _program("docker-compose")
     stop: tuple[str, ...] = _program("systemctl", "stop", "docker.socket", "docker", "containerd")
     start: tuple[str, ...] = _program("systemctl", "start", "containerd", "docker")
+    #: Run before ``start``; lets systemd start again what failed too often. May be empty.
+    reset_failed: tuple[str, ...] = ("systemctl", "reset-failed", "containerd", "docker")
     #: How sealed layers are mounted: ``file`` (Linux 6.12), ``loop``, or ``auto`` for the first.
     mount: str = _one_of("auto", "file", "loop")
     #: Seconds until a freshly started engine must answer.

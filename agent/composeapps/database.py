@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from composeapps.errors import (
     ComposeAppsError,
@@ -20,6 +22,7 @@ from composeapps.errors import (
 )
 
 Connection = sqlite3.Connection
+Row = sqlite3.Row
 
 #: Seconds to wait for another process's transaction; none of ours takes longer.
 _BUSY = 30.0
@@ -106,6 +109,21 @@ class Database:
         found = self.rows("PRAGMA integrity_check(1)")[0][0]
         if found != "ok":
             raise DamagedStateError(f"{self.path}: {found}")
+
+
+def peek(path: Path, query: str) -> list[sqlite3.Row]:
+    """Return what a query finds in a file that may be laid out in another way, and change nothing.
+
+    Nothing where the file does not have it.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        ) as db:
+            db.row_factory = sqlite3.Row
+            return db.execute(query).fetchall()
+    except sqlite3.Error:
+        return []
 
 
 def _explained(path: Path, error: sqlite3.Error) -> ComposeAppsError:

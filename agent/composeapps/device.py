@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: State key: the boot in which a person stopped the apps.
+STOPPED = "stopped-in-boot"
 #: What uname(2) calls machines whose platform has another name than containerd's ``Normalize``
 #: makes of it; a 64-bit ARM that runs 32-bit programs runs those of version 7.
 _MACHINES = {
@@ -119,10 +121,10 @@ class Device:
     @cached_property
     def state(self) -> State:
         """The open state file; raises StateError where it cannot be used."""
-        from composeapps.state import State
+        from composeapps.statefile import open_state
 
         durable.make_dir(self.data)
-        return State(self.data / "state.db")
+        return open_state(self.data)
 
     @cached_property
     def engine(self) -> Engine:
@@ -163,6 +165,16 @@ class Device:
             factory=paths.factory / "trust",
             scratch=paths.run,
         )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a person stopped the apps in this boot; the next one runs them again."""
+        return self.state.get(STOPPED) == self.boot_id
+
+    def set_stopped(self, stopped: bool) -> None:
+        """Remember whether the apps are to stay stopped."""
+        if stopped or self.state.get(STOPPED):
+            self.state.put(STOPPED, self.boot_id if stopped else "")
 
     @contextlib.contextmanager
     def writer(self, verb: str) -> Iterator[None]:
@@ -221,11 +233,12 @@ class Device:
         try:
             self.state.check()
         except DamagedStateError as error:
+            path = self.data / "state.db"
             if "state" in self.__dict__:
+                path = self.state.path
                 self.state.close()
                 del self.state
-            path = self.data / "state.db"
-            durable.publish_path(path, path.with_name("state.db.damaged"))
+            durable.publish_path(path, path.with_name(f"{path.name}.damaged"))
             for suffix in ("-journal", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self.state.add_event("state-lost", {"reason": str(error)})

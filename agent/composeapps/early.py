@@ -75,10 +75,13 @@ def _mount(device: Device, name: str, distrusted: set[str]) -> None:
 
 def _distrusted(device: Device) -> set[str]:
     """Return the factory store's damaged files; a state that cannot be read names none."""
-    if not (device.data / "state.db").is_file():
+    path = device.data / "state.db"
+    if not path.is_file():
         return set()
+    from composeapps.state import State
+
     try:
-        return set(device.state.get("distrusted").split("\n"))
+        return set(State(path).get("distrusted").split("\n"))
     except (StateError, SpaceError) as error:
         log.warning("%s", error)
         return set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -46,8 +47,19 @@ def limits(device: Device, plan: Plan, app: AppPlan) -> tuple[float, float]:
     return timeout, next(float(wish) for wish in wishes if wish is not None)
 
 
-def watch(device: Device, plan: Plan, apps: list[AppPlan]) -> list[Unhealthy]:
+def watch(
+    device: Device,
+    plan: Plan,
+    apps: list[AppPlan],
+    *,
+    until: float = math.inf,
+    every: bool = False,
+) -> list[Unhealthy]:
     """Watch started apps until all are healthy, or one cannot become so.
+
+    Args:
+        until: time of ``time.monotonic`` at which waiting ends for all of them.
+        every: go on where one cannot, and judge each.
 
     Returns:
         the apps that did not pass; empty where all are healthy.
@@ -61,9 +73,9 @@ def watch(device: Device, plan: Plan, apps: list[AppPlan]) -> list[Unhealthy]:
     for app in apps:
         timeout, settle = limits(device, plan, app)
         expected = expectations_of(compose.config(app.project))
-        watched.append(_Watched(app, expected, begun + timeout, settle))
+        watched.append(_Watched(app, expected, min(begun + timeout, until), settle))
     failed: list[Unhealthy] = []
-    while watched and not failed:
+    while watched and (every or not failed):
         waiting = []
         for item in watched:
             verdict = _look(device, item)
@@ -74,7 +86,7 @@ def watch(device: Device, plan: Plan, apps: list[AppPlan]) -> list[Unhealthy]:
             elif verdict.state != HEALTHY:
                 waiting.append(item)
         watched = waiting
-        if watched and not failed:
+        if watched and (every or not failed):
             time.sleep(INTERVAL)
     return failed
 

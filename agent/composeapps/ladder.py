@@ -1,28 +1,38 @@
 """Run what should run, and mend what does not, by the smallest rung that does it.
 
 restart the container → recreate the app → reset the app → reset the engine → previous release →
-factory release. A release that is merely unhealthy after it was committed is never left for an
-older one: only damage that no local copy mends makes the device run another.
+factory release. An error that means a damaged engine (``damage``) goes straight to its rung. A
+release that is merely unhealthy after it was committed is never left for an older one: only damage
+that no local copy mends makes the device run another.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
-from composeapps import fetch, gate, install, reset, state, update
+from composeapps import damage, fetch, gate, install, reset, state, update
 from composeapps.device import Device
 from composeapps.errors import (
     ConfigError,
     EngineError,
     IntegrityError,
+    SettingsError,
     TrustError,
     UpdateFailedError,
 )
+from composeapps.health import HEALTHY
 from composeapps.plan import AppPlan, Plan, make_plan, read_document, read_release
 from composeapps.process import ProcessError
 from composeapps.release import Release
 
 log = logging.getLogger(__name__)
+
+#: A climb ends after so many times the longest time that an app has: one for each rung on an app.
+CLIMB = 3
+#: Seconds until an engine that does not answer is started; one that is starting is not disturbed.
+PATIENCE = 10.0
 
 
 def start(device: Device) -> Plan:
@@ -34,6 +44,18 @@ def start(device: Device) -> Plan:
         EngineError: the engine cannot be made to work.
     """
     reset.finish_engine_reset(device)
+    while True:
+        try:
+            return _start(device)
+        except (EngineError, ProcessError) as error:
+            reason = damage.reason(device, error)  # not for ever: resets are counted
+            if not reason:
+                raise
+            damage.note_reset(device)
+            reset.reset_engine(device, reason)
+
+
+def _start(device: Device) -> Plan:
     _ready_engine(device)
     adopt(device)
     record = device.state.switching()
@@ -92,12 +114,17 @@ def begin(device: Device, digest: str) -> None:
 
 
 def run_best(device: Device) -> Plan:
-    """Run the committed release, or the best older one that is not damaged."""
+    """Run the committed release, or the best older one that is not damaged and is understood.
+
+    A newer agent may have committed what this one cannot read.
+    """
     reasons = []
     for digest in update.candidates(device):
         try:
             plan = _run(device, digest)
-        except IntegrityError as error:
+        except SettingsError:  # the device's own, whatever the release
+            raise
+        except (IntegrityError, TrustError, ConfigError) as error:
             reasons.append(f"{digest}: {error}")
             log.error("release %s cannot be run: %s", digest, error)
             continue
@@ -110,44 +137,77 @@ def run_best(device: Device) -> Plan:
 
 def _run(device: Device, digest: str) -> Plan:
     plan = make_plan(device, digest, online=False)
-    try:
-        install.tell(device, plan)
-    except EngineError as error:
-        log.error("the engine does not take release %s: %s", digest, error)
-        reset.reset_engine(device, str(error))
-        install.tell(device, plan)
+    _tell(device, plan)
+    suspects: set[str] = set()
     try:
         update.run_apps(device, plan)
+        return plan
     except update.GateError as error:
         log.warning("%s", error)
+        suspects = {item.app for item in error.found}
     except (ProcessError, EngineError) as error:
+        if damage.reason(device, error):
+            raise
         log.warning("%s", error)
-    else:
-        return plan
-    _climb(device, plan)
+    _climb(device, plan, suspects)
     return plan
 
 
-def _climb(device: Device, plan: Plan) -> None:
-    """Try the rungs on each app that is not healthy; raises UnhealthyError when all are used."""
-    for app in plan.apps:
-        for rung in (_restart, _recreate, _reset_app):
-            if _is_healthy(device, plan, app):
-                break
-            log.warning("app %s is not healthy: %s", app.name, rung.__name__.strip("_"))
-            try:
-                rung(device, plan, app)
-            except (ProcessError, EngineError) as error:
-                log.warning("%s", error)
-    unhealthy = gate.watch(device, plan, list(plan.apps))
+def _tell(device: Device, plan: Plan) -> None:
+    """Tell the engine a release; start it again where it refuses, then reset it."""
+    try:
+        install.tell(device, plan)
+        return
+    except EngineError as error:
+        log.error("the engine does not take release %s: %s", plan.digest, error)
+        reset.start_engine(device)  # containerd may have ended while dockerd lives
+    try:
+        install.tell(device, plan)
+    except EngineError as error:
+        if not damage.may_reset(device):
+            raise
+        damage.note_reset(device)
+        reset.reset_engine(device, str(error))
+        install.tell(device, plan)
+
+
+def _climb(device: Device, plan: Plan, suspects: set[str]) -> None:
+    """Try rung after rung on the apps that are not healthy, for a bounded time in all.
+
+    Raises:
+        UnhealthyError: all rungs were tried, or ``CLIMB`` times the longest time that an app has to
+            become healthy is over, and one command more at the most.
+    """
+    verdicts = gate.snapshot_of_health(device, plan)
+    suspects |= {name for name, verdict in verdicts.items() if verdict.state != HEALTHY}
+    longest = max((gate.limits(device, plan, app)[0] for app in plan.apps), default=0.0)
+    end = time.monotonic() + CLIMB * longest
+    unhealthy: list[gate.Unhealthy] = []
+    for rung in (_restart, _recreate, _reset_app):
+        for app in plan.apps:
+            if app.name in suspects and time.monotonic() < end:
+                _try(rung, device, plan, app)
+        unhealthy = gate.watch(device, plan, list(plan.apps), until=end, every=True)
+        suspects = {item.app for item in unhealthy}
+        if not suspects or time.monotonic() > end:
+            break
     if unhealthy:
         failure = update.GateError(unhealthy)
         device.state.add_event("unhealthy", {"release": plan.digest, **failure.details})
         raise failure
 
 
-def _is_healthy(device: Device, plan: Plan, app: AppPlan) -> bool:
-    return not gate.watch(device, plan, [app])
+_Rung = Callable[[Device, Plan, AppPlan], None]
+
+
+def _try(rung: _Rung, device: Device, plan: Plan, app: AppPlan) -> None:
+    log.warning("app %s is not healthy: %s", app.name, rung.__name__.strip("_"))
+    try:
+        rung(device, plan, app)
+    except (ProcessError, EngineError) as error:
+        if damage.reason(device, error):
+            raise
+        log.warning("%s", error)
 
 
 def _restart(device: Device, plan: Plan, app: AppPlan) -> None:
@@ -167,9 +227,10 @@ def _reset_app(device: Device, plan: Plan, app: AppPlan) -> None:
 
 def _ready_engine(device: Device) -> None:
     """Wait for the engine; start it, then reset it, where it does not come."""
+    timeout = device.settings.engine.ready_timeout
     try:
-        update.ready_engine(device)
+        device.engine.wait_ready(min(timeout, PATIENCE))
     except EngineError as error:
         log.error("%s: starting it", error)
         reset.revive_engine(device, str(error))
-        update.ready_engine(device)
+    update.ready_engine(device)

@@ -9,6 +9,7 @@ from composeapps.device import Device
 from composeapps.errors import IntegrityError
 from composeapps.oci import hex_of
 from composeapps.plan import Plan, make_plan
+from composeapps.statefile import is_beside
 from composeapps.store import Store, Stores
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,12 @@ def prune(device: Device) -> int:
     with what is there of it: a device that has no room for it may need what older ones left.
 
     Returns:
-        bytes freed in the data store; 0 where a kept release is damaged, which is mended first.
+        bytes freed in the data store; 0 where a kept release is damaged, which is mended first, and
+        where a newer agent's state names releases that are not known here.
     """
+    if is_beside(device.state):
+        log.warning("pruning nothing: a newer composeapps may need it")
+        return 0
     kept = {*update.candidates(device), device.state.get("target")}
     kept |= {r.digest for r in device.state.releases() if r.state in state.SWITCHING}
     plans = []

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds for the commands that stop and start the engine; systemd's own limit is 90.
 _CONTROL_TIMEOUT = 200.0
+#: Starts of an engine before it is reset, and seconds after the first that failed; they double.
+STARTS = 3
+_PAUSE = 2.0
 _ASIDE = f"{durable.TEMPORARY}composeapps-reset"
 #: State key that says an engine reset has begun and its work is not done.
 PENDING = "engine-reset"
@@ -105,8 +109,9 @@ def reset_engine(device: Device, reason: str) -> None:
         EngineError: it does not start even with an empty store.
     """
     log.error("resetting the engine: %s", reason)
-    device.state.put(PENDING, reason)
-    device.state.add_event("reset-engine", {"reason": reason})
+    if device.state.get(PENDING) != reason:  # else this one was begun and reported before
+        device.state.put(PENDING, reason)
+        device.state.add_event("reset-engine", {"reason": reason})
     _empty_engine(device, keep_volume_database=True)
     try:
         _start_engine(device)
@@ -127,18 +132,42 @@ def finish_engine_reset(device: Device) -> None:
 
 
 def revive_engine(device: Device, reason: str) -> None:
-    """Start an engine that does not answer; reset it where that is not enough."""
-    with contextlib.suppress(ProcessError):
-        _control(device, device.settings.engine.start)
+    """Start an engine that does not answer, a few times; reset it where that is not enough."""
+    for number in range(STARTS):
+        if start_engine(device):
+            try:
+                device.engine.wait_ready(device.settings.engine.ready_timeout)
+                return
+            except EngineError as error:
+                log.error("%s", error)
+                break  # it runs and does not answer: that does not pass
+        time.sleep(_PAUSE * 2**number)
+    reset_engine(device, reason)
+
+
+def start_engine(device: Device) -> bool:
+    """Run the command that starts the engine; say whether it ended well.
+
+    systemd refuses to start what failed too often (systemd.unit(5), StartLimitBurst), so it is
+    made to forget that first.
+    """
+    forget, begin = device.settings.engine.reset_failed, device.settings.engine.start
     try:
-        device.engine.wait_ready(device.settings.engine.ready_timeout)
-    except EngineError:
-        reset_engine(device, reason)
+        if forget:
+            process.run(forget, timeout=_CONTROL_TIMEOUT)
+    except ProcessError as error:  # a unit that is not there, or another init system
+        log.info("%s", error)
+    try:
+        process.run(begin, timeout=_CONTROL_TIMEOUT)
+    except ProcessError as error:
+        log.error("%s", error)
+        return False
+    return True
 
 
 def _empty_engine(device: Device, *, keep_volume_database: bool) -> None:
     device.engine.close()
-    _control(device, device.settings.engine.stop)
+    process.run(device.settings.engine.stop, timeout=_CONTROL_TIMEOUT)
     _kill_containers(device)
     device.state.forget_snapshots()
     for root in _roots(device):
@@ -148,10 +177,8 @@ def _empty_engine(device: Device, *, keep_volume_database: bool) -> None:
 
 
 def _start_engine(device: Device) -> None:
-    try:
-        _control(device, device.settings.engine.start)
-    except ProcessError as error:
-        raise EngineError(f"the engine does not start: {error}") from error
+    if not start_engine(device):
+        raise EngineError("the engine does not start: look into its journal")
     device.engine.wait_ready(device.settings.engine.ready_timeout)
     for root in _roots(device):
         durable.remove(root / _ASIDE)
@@ -159,10 +186,6 @@ def _start_engine(device: Device) -> None:
 
 def _roots(device: Device) -> list[Path]:
     return [device.settings.engine.docker_root, device.settings.engine.containerd_root]
-
-
-def _control(device: Device, command: tuple[str, ...]) -> None:
-    process.run(command, timeout=_CONTROL_TIMEOUT)
 
 
 def _move_aside(root: Path) -> None:

@@ -35,6 +35,8 @@ BACKOFF_FIRST, BACKOFF_LAST = 15.0, 900.0
 ENGINE_GRACE = 20.0
 #: Seconds between two tries to connect to an engine that does not answer.
 ENGINE_RETRY = 2.0
+#: What a person stopped stays so.
+FLAGS = ("--unless-stopped",)
 _ACCEPTED = re.compile(rb"HTTP/1\.[01] 200 ")
 _EVENTS = {"type": ["container"], "event": ["die", "health_status", "destroy", "oom"]}
 
@@ -255,7 +257,7 @@ class Supervisor:
             react()
 
     def _begin(self, verb: str) -> None:
-        child = start([*self._command, verb], stdout=None, stderr=None, env=_environment())
+        child = start([*self._command, verb, *FLAGS], stdout=None, stderr=None, env=_environment())
         self._child = (verb, child)
         self._schedule.begun(verb)
         if self._stop:  # the signal came while the child was being started

@@ -10,7 +10,7 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from composeapps import fetch, gate, install, state
+from composeapps import damage, fetch, gate, install, state
 from composeapps.compose import Compose
 from composeapps.device import Device
 from composeapps.errors import (
@@ -176,14 +176,16 @@ def roll_back(
 def _go_back(device: Device, digest: str) -> str:
     """Run the best other release and say how that went; without one, run nothing."""
     outcome = "rolled back"
-    damage: IntegrityError | None = None
+    damage: ComposeAppsError | None = None
     for candidate in candidates(device):
         if candidate == digest:
             continue
         try:
             plan = make_plan(device, candidate, online=False)
             install.tell(device, plan)
-        except IntegrityError as error:
+        except SettingsError:
+            raise
+        except (IntegrityError, TrustError, ConfigError) as error:
             damage = error
             outcome = f"rolled back further, because of damage: {error}"
             continue
@@ -211,6 +213,7 @@ class GateError(UnhealthyError):
     def __init__(self, found: list[gate.Unhealthy]) -> None:
         text = "; ".join(f"app {item.app}: {item.reason}" for item in found)
         super().__init__(text)
+        self.found = found
         self.details: dict[str, Any] = {"apps": [asdict(item) for item in found]}
 
 
@@ -286,8 +289,10 @@ def ready_engine(device: Device) -> None:
 
 
 def _require_engine(device: Device, error: ComposeAppsError) -> None:
-    """Pass an error on where the engine is gone: then the release is not to blame."""
+    """Pass an error on where the engine is gone or damaged: then the release is not to blame."""
     if isinstance(error, (EngineError, ProcessError)):
+        if damage.reason(device, error):
+            raise error
         try:
             device.engine.wait_ready(0)
         except EngineError:

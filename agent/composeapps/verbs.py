@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from composeapps import difference, gate, ladder, mend, prune, state, terminal
+from composeapps import difference, ladder, mend, overview, prune, state, terminal
 from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps import update as machine
@@ -19,7 +19,6 @@ from composeapps import verify as checks
 from composeapps.compose import Compose
 from composeapps.device import Device
 from composeapps.errors import (
-    EngineError,
     IntegrityError,
     SourceError,
     SpaceError,
@@ -55,6 +54,10 @@ def _sentence(found: machine.Check) -> str:
 def update(device: Device, options: Options) -> None:
     """Finish what was begun; then check, fetch and apply."""
     with device.writer("update"):
+        if options.unless_stopped and device.stopped:
+            _fetch_only(device, options)
+            return
+        device.set_stopped(False)
         _finish(device)
         try:
             found: machine.Check | None = machine.check(device)
@@ -98,10 +101,14 @@ def _fetched_target(device: Device) -> state.ReleaseRecord | None:
 def fetch_(device: Device, options: Options) -> None:
     """Check, then download and seal."""
     with device.writer("fetch"):
-        found = machine.check(device)
-        target = device.state.get("target")
-        if target and target != device.state.current:
-            _fetch(device, target)
+        _fetch_only(device, options)
+
+
+def _fetch_only(device: Device, options: Options) -> None:
+    found = machine.check(device)
+    target = device.state.get("target")
+    if target and target != device.state.current:
+        _fetch(device, target)
     _say(options, asdict(found), _sentence(found) + ("; it is fetched" if target else ""))
 
 
@@ -123,6 +130,7 @@ def apply(device: Device, options: Options) -> None:
         record = switching or _fetched_target(device)
         if record is None:
             raise UsageError("no release is fetched and waiting: run composeapps fetch first")
+        device.set_stopped(False)
         plan = _switch(device, record.digest)
     outbox.try_report(device)
     _say(options, {"release": plan.digest}, f"running release {plan.release.version}")
@@ -144,6 +152,10 @@ def _switch(device: Device, digest: str) -> Plan:
 def start(device: Device, options: Options) -> None:
     """Run the release, mend what does not run."""
     with device.writer("start"):
+        if options.unless_stopped and device.stopped:
+            _say(options, {"stopped": True}, "stopped until the next start")
+            return
+        device.set_stopped(False)
         plan = ladder.start(device)
     outbox.try_report(device)
     apps = [app.name for app in plan.apps]
@@ -156,6 +168,7 @@ def stop(device: Device, options: Options) -> None:
     """Stop the apps; volumes and containers stay."""
     with device.writer("stop"):
         plan = machine.running_plan(device)
+        device.set_stopped(True)  # before: the resident part sees the first container end
         for app in plan.apps:
             Compose(device.settings.engine).stop(app.project)
     _say(options, {"stopped": [app.name for app in plan.apps]}, "stopped until the next start")
@@ -163,51 +176,9 @@ def stop(device: Device, options: Options) -> None:
 
 def status(device: Device, options: Options) -> int:
     """Say what runs, what failed, what is under way; 12 where an app is not healthy."""
-    value: dict[str, Any] = {
-        "channel": device.settings.device.channel,
-        "current": _release(device.state.release(device.state.current)),
-        "previous": _release(device.state.release(device.state.previous)),
-        "factory": device.factory_digest or None,
-        "stand_in": device.state.get("stand-in") or None,
-        "under_way": _release(device.state.switching()),
-        "failed": [_release(r) for r in device.state.releases() if r.state == state.FAILED],
-        "events_unsent": len(device.state.events(unsent=True)),
-        "apps": {},
-    }
-    code = 0
-    if machine.running_digest(device):
-        try:
-            verdicts = gate.snapshot_of_health(device, machine.running_plan(device))
-            value["apps"] = {name: asdict(verdict) for name, verdict in verdicts.items()}
-        except (EngineError, IntegrityError) as error:
-            value["error"] = str(error)
-            code = error.exit_code
-        if any(app["state"] != "healthy" for app in value["apps"].values()):
-            code = UnhealthyError.exit_code
-    _say(options, value, _status_text(value))
+    value, code = overview.status(device)
+    _say(options, value, overview.text(value))
     return code
-
-
-def _status_text(value: dict[str, Any]) -> str:
-    current = value["current"]
-    lines = [f"channel   {value['channel']}"]
-    lines.append(f"current   {current['version']}" if current else "current   none")
-    if value["previous"]:
-        lines.append(f"previous  {value['previous']['version']}")
-    if value["stand_in"]:
-        lines.append(f"stand-in  {value['stand_in']} runs, the current release is damaged")
-    if value["under_way"]:
-        lines.append(f"under way {value['under_way']['version']} ({value['under_way']['state']})")
-    for item in value["failed"]:
-        lines.append(f"failed    {item['version']}: {item['reason']}")
-    for name, app in sorted(value["apps"].items()):
-        reasons = "; ".join(f"{key} {text}" for key, text in app["reasons"].items())
-        lines.append(f"app       {name}: {app['state']}{': ' + reasons if reasons else ''}")
-    if value.get("error"):
-        lines.append(f"error     {value['error']}")
-    if value["events_unsent"]:
-        lines.append(f"events    {value['events_unsent']} not reported yet")
-    return "\n".join(lines)
 
 
 def ps(device: Device, options: Options) -> None:
@@ -259,6 +230,7 @@ def reset(device: Device, options: Options) -> None:
     if options.wipe_volume and not options.app:
         raise UsageError("--wipe-volume needs an app: composeapps reset APP --wipe-volume VOLUME")
     with device.writer("reset"):
+        device.set_stopped(False)
         if options.factory:
             plan = mend.reset_to_factory(device)
         elif options.engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from rig import Rig
 from world import TICKER
@@ -141,6 +143,36 @@ def test_stop_lasts_until_start(rig: Rig) -> None:
     assert rig.json("status", code=12)["apps"]["b"]["state"] == "failed"
     rig.run("start")
     assert rig.json("status")["apps"]["b"]["state"] == "healthy"
+    assert not rig.json("status")["stopped"]
+
+
+def test_the_resident_part_lets_stopped_apps_be(rig: Rig) -> None:
+    """Its start, its reaction to what died, and its updates: all leave the apps stopped."""
+    before = rig.version()
+    rig.run("stop")
+    version = rig.world.release({"b": rig.world.ticker(20)})
+    said = rig.bed.work / "said"
+    with said.open("wb") as output:
+        resident = rig.bed.start_in("composeapps", "run", stdout=output)
+        deadline = time.monotonic() + 60
+        while "it is fetched" not in said.read_text():
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.2)
+    assert "stopped until the next start" in said.read_text()
+    resident.terminate()
+    resident.wait()
+    status = rig.json("status", code=12)
+    assert (status["stopped"], status["current"]["version"]) == (True, before)
+    assert status["apps"]["b"]["state"] == "failed"
+    rig.bed.reboot()
+    rig.run("mount")
+    rig.bed.engine("start")
+    rig.run("start", "--unless-stopped")
+    assert rig.json("status")["apps"]["b"]["state"] == "healthy"
+    rig.run("stop")
+    rig.run("apply")
+    assert rig.version() == version
+    assert not rig.json("status")["stopped"]
 
 
 def test_prune_keeps_what_runs_and_what_ran_before(rig: Rig) -> None:

@@ -23,7 +23,7 @@ def rig(testbed: Testbed) -> Rig:
 @pytest.fixture(scope="module")
 def factories(rig: Rig) -> dict[int, Path]:
     """Return factory stores of releases 1 and 2, which share no top layer."""
-    found = {}
+    found: dict[int, Path] = {}
     for number in (1, 2):
         version = rig.world.release({"a": app(rig, number, "ab"[number - 1])})
         assert version == number
@@ -157,3 +157,34 @@ def test_a_newer_release_of_the_image_that_does_not_run_is_rolled_back(
     with rig.offline():
         rig.run("start")
     assert rig.version() == 3, "it is not tried again"
+
+
+def test_an_older_agent_runs_what_a_newer_one_committed(rig: Rig) -> None:
+    """Its state is not touched; when the newer agent is back it finds it as it was."""
+    state = rig.bed.path("/var/lib/composeapps/state.db")
+    mine = state.read_bytes()
+    alter = "ALTER TABLE release ADD COLUMN more TEXT; PRAGMA user_version=9"
+    change = (
+        f"import sqlite3; sqlite3.connect('/var/lib/composeapps/state.db').executescript('{alter}')"
+    )
+    rig.bed.python(change)
+    newer = state.read_bytes()
+    files = {path.name for path in rig.layer_files()}
+    rig.bed.reboot()
+    rig.run("mount")
+    rig.bed.engine("start")
+    with rig.offline():
+        rig.run("start")
+        assert (rig.version(), runs(rig)) == (3, "v3")
+    version = rig.world.release({"a": app(rig, 5, "b")})
+    rig.run("update")
+    assert rig.version() == version
+    assert files <= {path.name for path in rig.layer_files()}, (
+        "what the newer agent may need is not pruned"
+    )
+    state = rig.bed.path("/var/lib/composeapps/state.db")
+    assert state.read_bytes() == newer
+    state.write_bytes(mine)
+    with rig.offline():
+        rig.run("start")
+    assert (rig.version(), runs(rig)) == (3, "v3")

@@ -27,7 +27,7 @@ sys.exit(cli.main(sys.argv[2:]))
 #: A stand-in for the verbs: notes each, and does what the file of the verb's name says.
 CHILD = """#!/bin/sh
 cd {directory}
-for verb; do :; done
+for word; do case $word in -*) ;; *) verb=$word ;; esac; done
 echo "$*" >> arguments
 env > environment
 echo "begin $verb" >> log
@@ -138,7 +138,7 @@ def test_it_starts_then_updates_one_child_at_a_time(resident: Resident, engine: 
     log = resident.wait(count("end update", 1))
     assert log == ["begin start", "end start", "begin update", "end update"]
     lines = (resident.directory / "arguments").read_text().splitlines()
-    assert lines[0] == f"-m composeapps.cli --config {resident.settings} start"
+    assert lines[0] == f"-m composeapps.cli --config {resident.settings} start --unless-stopped"
     environment = (resident.directory / "environment").read_text()
     assert "HTTPS_PROXY=http://proxy.test:1" in environment.splitlines()
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):

@@ -1,0 +1,70 @@
+"""Watching apps: who ends the wait. The engine and Compose are stand-ins, the judgement is real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from composeapps import gate
+from composeapps.compose import Project
+from composeapps.config import EngineSettings, Settings, UpdateSettings
+from composeapps.engine import Container
+
+HEALTHY = Container("i", "n", "p", "s", "i", "running", 0, "healthy", 0, "t")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Any:
+    """Return a device whose Compose knows one service, ``s``, in each project."""
+    program = tmp_path / "compose"
+    program.write_text(f"#!/bin/sh\necho '{json.dumps({'services': {'s': {}}})}'\n")
+    program.chmod(0o755)
+    settings = Settings(
+        engine=EngineSettings(compose=(str(program),)),
+        update=UpdateSettings(health_timeout=60.0, settle=0.0),
+    )
+    found: dict[str, list[Container]] = {}
+    engine = SimpleNamespace(containers=lambda name: found[name], log_tail=lambda id_: "log")
+    return SimpleNamespace(settings=settings, engine=engine, found=found, tmp=tmp_path)
+
+
+def apps(device: Any, **containers: dict[str, Any]) -> list[Any]:
+    policy = SimpleNamespace(health_timeout=None, settle=None)
+    made = []
+    for name, changes in containers.items():
+        device.found[name] = [dataclasses.replace(HEALTHY, **changes)]
+        project = Project(name, device.tmp, ())
+        made.append(SimpleNamespace(name=name, policy=policy, project=project))
+    return made
+
+
+PLAN: Any = SimpleNamespace(
+    release=SimpleNamespace(gates=SimpleNamespace(health_timeout=None, settle=None))
+)
+BAD = {"status": "exited", "exit_code": 3}
+WAITS = {"health": "starting"}
+
+
+def test_the_first_that_cannot_become_healthy_ends_it(device: Any) -> None:
+    found = gate.watch(device, PLAN, apps(device, bad=BAD, waits=WAITS, good={}))
+    assert [(one.app, one.reason) for one in found] == [("bad", "s: ended with exit code 3")]
+
+
+def test_all_are_judged_where_that_is_asked_for(device: Any) -> None:
+    until = time.monotonic() + 1
+    watched = apps(device, bad=BAD, waits=WAITS, good={})
+    found = gate.watch(device, PLAN, watched, until=until, every=True)
+    assert [one.app for one in found] == ["bad", "waits"]
+    assert found[1].reason.startswith("not healthy in time")
+    assert until <= time.monotonic() < until + 30, "an app's own limit is 60 s"
+
+
+def test_a_bound_that_is_over_allows_one_look(device: Any) -> None:
+    past = time.monotonic() - 1
+    assert gate.watch(device, PLAN, apps(device, good={}), until=past) == []
