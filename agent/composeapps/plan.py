@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from composeapps import artifact, copies, durable, images, policy, projectdir
-from composeapps.compose import Compose, Project, images_of
+from composeapps.compose import Compose, Project, images_of, leans_on_others
 from composeapps.device import Device
 from composeapps.errors import ConfigError, IntegrityError, SettingsError, SpaceError
 from composeapps.images import Image, Layer
@@ -36,6 +36,8 @@ class AppPlan:
     project: Project
     policy: Policy
     images: tuple[Image, ...]
+    #: It uses what another app may have to make, so it starts after those that do not.
+    starts_late: bool = False
 
     @property
     def layers(self) -> Iterator[tuple[Image, Layer]]:
@@ -183,7 +185,8 @@ def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:
         images.walk(Reference.parse(text), device.platform, read)
         for text in sorted(images_of(model, name))
     ]
-    return AppPlan(name, reference, parsed, root, project, wishes, tuple(walked))
+    late = leans_on_others(model)
+    return AppPlan(name, reference, parsed, root, project, wishes, tuple(walked), late)
 
 
 def project_root(device: Device, name: str, reference: Reference) -> Path:

@@ -6,10 +6,15 @@ The idea of a single, logged place to start processes is mkosi's (``mkosi/run.py
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -86,6 +91,111 @@ def run(
     if warn is not None:
         warn(_text(done.stderr))
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Job:
+    """One program to run beside others; the fields are those of ``run``."""
+
+    argv: Sequence[str]
+    timeout: float
+    cwd: Path
+    env: Mapping[str, str]
+
+
+def run_together(jobs: Sequence[Job], limit: int) -> None:
+    """Run programs to their ends, at most ``limit`` at a time; what they print is not kept.
+
+    One that fails does not end the others. Whatever ends this call ends them all.
+
+    Raises:
+        ProcessError: of the first in the order of ``jobs`` that failed, as ``run`` raises it.
+    """
+    waiting = list(enumerate(jobs))
+    errors: dict[int, ProcessError] = {}
+    with ExitStack() as stack:
+        running: dict[int, _Running] = {}
+        while waiting or running:
+            while waiting and len(running) < limit:
+                number, job = waiting.pop(0)
+                try:
+                    running[number] = stack.enter_context(_Running(job))
+                except ProcessError as error:
+                    errors[number] = error
+            _wait_for_one(list(running.values()))
+            for number, one in list(running.items()):
+                if one.has_ended():
+                    del running[number]
+                    if one.error is not None:
+                        errors[number] = one.error
+    if errors:
+        raise errors[min(errors)]
+
+
+class _Running:
+    """One program of ``run_together``; leaving the context kills it where it still runs."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._deadline = time.monotonic() + job.timeout
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self.error: ProcessError | None = None
+        environment = clean_environment(job.env) | {"PWD": str(job.cwd)}
+        try:
+            self._process = subprocess.Popen(
+                list(job.argv),
+                stdin=DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                cwd=job.cwd,
+                env=environment,
+            )
+        except OSError as error:
+            self._said.close()
+            raise ProcessError(job.argv, _why_not(error, job.argv)) from error
+        self.descriptor = os.pidfd_open(self._process.pid)
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        os.close(self.descriptor)
+        self._said.close()
+
+    @property
+    def left(self) -> float:
+        """Seconds that it may still run."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def has_ended(self) -> bool:
+        """Say whether it is over, by itself or because its time was; ``error`` says how."""
+        code = self._process.poll()
+        if code is None:
+            if self.left:
+                return False
+            self._kill()
+            reason = f"did not end within {self._job.timeout:g} s"
+            self.error = ProcessError(self._job.argv, reason)
+        elif code != 0:
+            self._said.seek(0)
+            text = _text(self._said.read())
+            self.error = ProcessError(self._job.argv, f"ended with {code}", text)
+        return True
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _wait_for_one(running: Sequence[_Running]) -> None:
+    """Wait until one of them ends, or the time of one is over."""
+    if running:
+        watch = select.poll()
+        for one in running:
+            watch.register(one.descriptor, select.POLLIN)
+        watch.poll(min(one.left for one in running) * 1000 + 1)
 
 
 def start(

@@ -251,11 +251,24 @@ def run_apps(device: Device, plan: Plan) -> None:
         ProcessError: Compose could not start an app.
     """
     remove_apps(device, known_names(device) - {app.name for app in plan.apps})
-    for app in plan.apps:
-        start_app(device, plan, app)
+    start_apps(device, plan)
     unhealthy = gate.watch(device, plan, list(plan.apps))
     if unhealthy:
         raise GateError(unhealthy)
+
+
+def start_apps(device: Device, plan: Plan) -> None:
+    """Bring all apps up, side by side but for those that need what others make.
+
+    Raises:
+        ProcessError: one did not come up.
+    """
+    compose = Compose(device.settings.engine)
+    together = [app for app in plan.apps if not app.starts_late]
+    compose.up_together([(app.project, gate.limits(device, plan, app)[0]) for app in together])
+    for app in plan.apps:
+        if app.starts_late:
+            start_app(device, plan, app)
 
 
 def start_app(device: Device, plan: Plan, app: AppPlan, *, recreate: bool = False) -> None:

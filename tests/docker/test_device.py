@@ -17,6 +17,10 @@ UNHEALTHY = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").repla
 NEVER = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
     "health_timeout: 40", "health_timeout: 3"
 )
+#: Its network is another app's, which comes later in the alphabet.
+GUEST = TICKER.replace("    volumes:", "    networks: [b]\n    volumes:", 1) + (
+    "networks: {b: {name: b_default, external: true}}\n".replace("{", "{{").replace("}", "}}")
+)
 UNREADABLE = TICKER + "networks: {{nonsense: [}}\n"
 
 
@@ -203,3 +207,9 @@ def test_two_apps_share_layers(rig: Rig) -> None:
     rig.update({"a": rig.world.ticker(7), "b": rig.world.ticker(7)})
     assert len({row["project"] for row in rig.json("ps")}) == 2
     assert len(rig.layer_files()) == 3
+
+
+def test_an_app_starts_after_the_one_whose_network_it_uses(rig: Rig) -> None:
+    rig.update({"c": rig.world.ticker(8)})  # neither app nor network is there before
+    rig.update({"a": rig.world.ticker(9, compose=GUEST), "b": rig.world.ticker(9)})
+    assert {row["project"] for row in rig.json("ps")} == {"a", "b"}

@@ -11,7 +11,7 @@ import pytest
 from blobs import Blobs
 
 from composeapps import artifact
-from composeapps.compose import Compose, Project, images_of
+from composeapps.compose import Compose, Project, images_of, leans_on_others
 from composeapps.config import EngineSettings
 from composeapps.errors import EngineError
 from composeapps.process import ProcessError
@@ -68,6 +68,43 @@ def test_verbs_say_everything(project: Project) -> None:
     assert asked(project) == f"{flags(project, 'field')} config --format json"
     runner.config(project, every_profile=True)
     assert asked(project) == f"{flags(project, '*')} config --format json"
+
+
+def test_projects_come_up_together_each_as_alone(project: Project, tmp_path: Path) -> None:
+    other = Project("other", tmp_path / "other", project.files)
+    other.directory.mkdir()
+    for name in ("answer", "code"):
+        (other.directory / name).write_text((tmp_path / name).read_text())
+    runner = compose(project)
+    runner.up(project, timeout=5)
+    alone, seen = asked(project), (tmp_path / "env").read_text()
+    runner.up_together([(project, 5), (other, 5)])
+    assert asked(project) == alone
+    assert (tmp_path / "env").read_text() == seen
+    assert "--project-name other " in asked(other)
+    (tmp_path / "code").write_text("3")
+    (other.directory / "argv").unlink()
+    with pytest.raises(ProcessError, match=r"--project-name web .* ended with 3"):
+        runner.up_together([(project, 5), (other, 5)])
+    assert "--project-name other " in asked(other), "one that fails does not end the others"
+
+
+@pytest.mark.parametrize(
+    ("model", "leans"),
+    [
+        ({}, False),
+        ({"networks": {"default": {"name": "a_default"}}, "volumes": {"x": None}}, False),
+        ({"networks": {"shared": {"external": True}}}, True),
+        ({"volumes": {"shared": {"external": True}}}, True),
+        ({"services": {"a": {"network_mode": "service:b"}, "b": None}}, False),
+        ({"services": {"a": {"network_mode": "container:b-b-1"}}}, True),
+        ({"services": {"a": {"volumes_from": ["b:ro"]}}}, False),
+        ({"services": {"a": {"volumes_from": ["container:b:ro"]}}}, True),
+        ({"services": {"a": {"pid": "container:b"}}}, True),
+    ],
+)
+def test_what_leans_on_other_projects(model: dict[str, Any], leans: bool) -> None:
+    assert leans_on_others(model) == leans
 
 
 def test_volumes_are_never_removed(project: Project) -> None:

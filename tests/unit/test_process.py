@@ -134,3 +134,58 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def job(text: str, cwd: Path, timeout: float = 20) -> process.Job:
+    return process.Job([SH, "-c", text], timeout, cwd, {})
+
+
+def test_programs_run_side_by_side_and_no_more_than_allowed(tmp_path: Path) -> None:
+    # Each waits for what the next one makes, so they have to run at the same time.
+    meet = "touch {0}; while [ ! -e {1} ]; do sleep 0.01; done"
+    jobs = [job(meet.format("a", "b"), tmp_path), job(meet.format("b", "a"), tmp_path)]
+    process.run_together(jobs, limit=2)
+    alone = "[ ! -e running ] && touch running && sleep 0.05 && rm running"
+    process.run_together([job(alone, tmp_path) for _ in range(4)], limit=1)
+    process.run_together([], limit=1)
+
+
+def test_all_are_tried_and_the_first_failure_is_told(tmp_path: Path) -> None:
+    jobs = [
+        job("sleep 0.2; echo slow >&2; exit 4", tmp_path),
+        process.Job(["/nowhere/program"], 5, tmp_path, {}),
+        job("echo $PWD > done; seq 100000", tmp_path),
+    ]
+    with pytest.raises(ProcessError, match="ended with 4: slow"):
+        process.run_together(jobs, limit=3)
+    assert (tmp_path / "done").read_text().strip() == str(tmp_path)
+    with pytest.raises(ProcessError, match="not installed"):
+        process.run_together(jobs[1:], limit=1)
+
+
+def test_one_that_takes_too_long_is_killed_alone(tmp_path: Path) -> None:
+    jobs = [job("exec sleep 60", tmp_path, 0.2), job("sleep 0.4; touch done", tmp_path)]
+    with pytest.raises(ProcessError, match=r"did not end within 0\.2 s"):
+        process.run_together(jobs, limit=2)
+    assert (tmp_path / "done").exists()
+
+
+def test_an_interruption_ends_them_all(tmp_path: Path) -> None:
+    code = f"""
+import signal, pathlib
+from composeapps import process
+signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+argv = ["/bin/sh", "-c", "echo $$ >> pids; exec sleep 60"]
+job = process.Job(argv, 60, pathlib.Path({str(tmp_path)!r}), {{}})
+process.run_together([job, job], limit=2)
+"""
+    runner = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    pids = tmp_path / "pids"
+    end = time.monotonic() + 20
+    while not pids.exists() or len(pids.read_text().splitlines()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    runner.terminate()
+    assert runner.wait(20) != 0
+    for pid in pids.read_text().split():
+        assert not Path(f"/proc/{pid}").exists()
