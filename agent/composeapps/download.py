@@ -17,6 +17,7 @@ from types import TracebackType
 from composeapps import durable
 from composeapps.bounds import CHUNK
 from composeapps.digests import file_digest
+from composeapps.durable import PART
 from composeapps.errors import (
     IntegrityError,
     SourceError,
@@ -28,7 +29,6 @@ from composeapps.oci import Descriptor, Reference, hex_of
 from composeapps.pacing import Pace, RateLimiter, Round, persist
 from composeapps.places import Place, Stream, Wanted
 
-PART = ".part"
 #: Bytes written between two space checks.
 SPACE_STEP = 8 * 1024 * 1024
 
@@ -150,10 +150,16 @@ def download_blob(
     pace: Pace,
     limiter: RateLimiter,
     watch: Watch,
+    transient: bool = False,
 ) -> Path:
     """Bring one blob into the ingest directory and return its path there.
 
     A file that is there already is verified and used.
+
+    Args:
+        transient: the caller uses it at once and removes it. It is verified, keeps its unfinished
+            name and is not fsynced, so that what came faster than the kernel writes back is never
+            written; after a power cut it is a part like any other.
 
     Raises:
         SourceError, NotFoundError, IntegrityError: no place gave it (see ``Round.ask``).
@@ -174,6 +180,8 @@ def download_blob(
             if part.missing or not part.is_right():
                 watch.space(part.missing)
                 persist(lambda: places_left.ask(fill), pace, lambda: part.written)
+            if transient:
+                return path
             part.finish(final)
         except (SourceError, IntegrityError, SpaceError):
             if part.have == 0:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 #: Names that start so are unfinished work and may be deleted at any time by the lock's holder.
 TEMPORARY = ".tmp-"
+#: Names that end so are downloads; what they hold is hashed before it counts.
+PART = ".part"
 
 
 def fsync_dir(path: Path) -> None:

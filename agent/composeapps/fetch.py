@@ -1,6 +1,7 @@
 """Fetch and seal what a release needs and no store holds: one layer at a time, resumable anywhere.
 
 A layer goes download → seal → final name → compressed blob removed, so that nothing is kept twice.
+Sealing reads every byte and checks the diff ID, so the blob itself need not be durable before.
 """
 
 from __future__ import annotations
@@ -73,11 +74,12 @@ def fetch_layers(device: Device, plan: Plan, progress: Progress) -> None:
     with _downloads(device, wanted, progress) as wait:
         for image, layer in wanted:
             if device.stores.find_layer(layer.diff_id, layer.chain_id) is None:
-                blob = wait(layer)
-                _seal_layer(device, image, layer, blob, progress)
+                _seal_layer(device, image, layer, wait(layer), progress)
             left = {layer.descriptor.digest for _, layer in missing(device, plan)}
             if layer.descriptor.digest not in left:  # else another chain needs it too
-                durable.remove(device.ingest / hex_of(layer.descriptor.digest))
+                blob = device.ingest / hex_of(layer.descriptor.digest)
+                durable.remove(blob)
+                durable.remove(blob.with_name(f"{blob.name}{durable.PART}"))
 
 
 @contextmanager
@@ -102,6 +104,7 @@ def _downloads(
             device.ingest,
             progress=lambda count: progress("downloading", name, count, size),
             stop=stop,
+            transient=True,
         )
 
     def wait(layer: Layer) -> Path:

@@ -98,15 +98,17 @@ class Source:
         progress: Callable[[int], None] | None = None,
         space: Callable[[int], None] | None = None,
         stop: threading.Event | None = None,
+        transient: bool = False,
     ) -> Path:
         """Bring one blob into the ingest directory, going on where an earlier run stopped.
 
         Args:
             progress, space: see ``download.Watch``.
             stop: ends it soon after it is set, with StoppedError; ``cancel`` does so too.
+            transient: see ``download.download_blob``.
 
         Returns:
-            ``<ingest>/<hex>``: verified and durable.
+            ``<ingest>/<hex>``, verified and durable; or ``<ingest>/<hex>.part``, verified.
 
         Raises:
             SourceError, NotFoundError, IntegrityError: as ``read``.
@@ -125,6 +127,7 @@ class Source:
                 pace=Pace(own.attempts, self._bounds, event),
                 limiter=self._limiter,
                 watch=watch,
+                transient=transient,
             )
 
     def download_all(

@@ -63,6 +63,7 @@ def download(
     bounds: Bounds = QUICK,
     stop: threading.Event | None = None,
     descriptor: oci.Descriptor = DESCRIPTOR,
+    transient: bool = False,
 ) -> Path:
     return download_blob(
         places,
@@ -72,6 +73,7 @@ def download(
         pace=Pace(attempts, bounds, stop or threading.Event()),
         limiter=RateLimiter(rate),
         watch=watch or Watch(),
+        transient=transient,
     )
 
 
@@ -119,6 +121,24 @@ def test_what_is_there_already_is_verified_and_used(ingest: Path) -> None:
         (ingest / HEX).write_bytes(BLOB[:-1] + b"!")
         check(ingest, download(ingest, layout(server)))
         assert len(server.requests) == 1
+
+
+def test_a_transient_blob_is_verified_and_stays_a_part(
+    ingest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HttpServer(good) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: pytest.fail("nothing has to reach the medium"))
+            path = download(ingest, layout(server), transient=True)
+        check(ingest, path)
+        assert path.name == f"{HEX}.part"
+        path.write_bytes(bytes(len(BLOB)))  # what a power cut may leave of it
+        check(ingest, download(ingest, layout(server), transient=True))
+        with HttpServer(lambda asked: Reply(200, bytes(len(BLOB)))) as liar:
+            path.write_bytes(b"")
+            with pytest.raises(IntegrityError, match="do not have digest"):
+                download(ingest, layout(liar), transient=True)
+    assert os.listdir(ingest) == []
 
 
 def test_an_empty_blob(ingest: Path) -> None:
