@@ -109,7 +109,7 @@ def _tell_chain(
     for layer in image.layers:
         chain_id, target = layer.chain_id, targets[layer.chain_id]
         if chain_id not in known:
-            path = device.snapshots.make(ChainLink(chain_id, parent, target))
+            path = device.snapshots.make(ChainLink(chain_id, parent, target), known)
             known[chain_id] = Snapshot(parent, committed=True)
             device.state.set_snapshot(chain_id, path)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,11 @@ class Snapshots:
         self._drop(key)
         return _lower_directories(output)
 
-    def make(self, link: ChainLink) -> Path:
+    def make(self, link: ChainLink, known: Mapping[str, Snapshot]) -> Path:
         """Make and commit the snapshot of one layer; its ``fs`` is a durable link beforehand.
+
+        Args:
+            known: what ``tree`` returned before; what an interrupted run left is in it.
 
         Returns:
             the ``fs`` link.
@@ -97,7 +100,8 @@ class Snapshots:
             EngineError: containerd refused, or its snapshotter is not laid out as it has to be.
         """
         key = f"{_KEY}{hex_of(link.chain_id)}"
-        self._drop(key)
+        if key in known:
+            self._snapshots("rm", key)
         parent = [link.parent] if link.parent else []
         output = self._snapshots("prepare", "--mounts", key, *parent)
         path = _upper_directory(output)

@@ -104,10 +104,10 @@ def test_the_link_is_made_before_the_commit(
 ) -> None:
     path = containerd.prepares(7, bind=bind)
     link = ChainLink(B, "" if bind else A, tmp_path / "layers" / "x")
-    assert containerd.snapshots.make(link) == path
+    assert containerd.snapshots.make(link, {}) == path
     assert path.readlink() == link.target
     verbs = [line.split()[3] if "snapshots" in line else line for line in containerd.asked]
-    assert verbs == ["ls", "prepare", "commit", "linked already"]
+    assert verbs == ["prepare", "commit", "linked already"]
     prepare = next(line for line in containerd.asked if "prepare" in line)
     assert prepare.endswith(f"composeapps-{hex_of(B)}" if bind else f"{hex_of(B)} {A}")
 
@@ -118,7 +118,7 @@ def test_what_an_interrupted_run_left_is_removed_first(
     key = f"composeapps-{hex_of(B)}"
     containerd.says("ls", f"KEY PARENT KIND\n{key} Active\n")
     containerd.prepares(3, bind=True)
-    containerd.snapshots.make(ChainLink(B, "", tmp_path))
+    containerd.snapshots.make(ChainLink(B, "", tmp_path), containerd.snapshots.tree())
     told = [line.removeprefix("snapshots --snapshotter overlayfs ") for line in containerd.asked]
     assert told[:2] == ["ls", f"rm {key}"]
 
@@ -138,7 +138,7 @@ def test_a_snapshotter_of_another_layout_is_refused_and_nothing_is_committed(
         path.rmdir()
         path.write_text("") if case == "file" else path.symlink_to("/nowhere")
     with pytest.raises(EngineError, match="laid out in an unknown way"):
-        containerd.snapshots.make(ChainLink(B, "", tmp_path))
+        containerd.snapshots.make(ChainLink(B, "", tmp_path), {})
     assert not any("commit" in line for line in containerd.asked)
 
 
