@@ -11,7 +11,7 @@ SOURCES := agent qemu tests
 SUITES := $(wildcard tests/unit tests/docker tests/crash tests/qemu)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 demo: prepare ## Publish, sign, update, break, roll back, corrupt and reset a Compose app
 	$(BIN)/python tests/demo/demo.py
@@ -21,6 +21,9 @@ test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for
 
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)
+
+power-cut: prepare ## Cut a virtual device's power N times in updates; report in build/power-cut
+	$(BIN)/python tests/qemu/campaign.py $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 bench: prepare ## Measure against stock Docker and print a table
 	$(BIN)/python tests/bench/bench.py

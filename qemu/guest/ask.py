@@ -4,6 +4,7 @@
 ``ask.py healthy SECONDS`` waits until the engine says that all containers of Compose projects run
 and are healthy. ``ask.py law`` looks at the device as it is, with means of its own: nothing of
 composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of those.
+``ask.py trace VERSION`` writes every change of its state to the console, for ten minutes.
 """
 
 import hashlib
@@ -88,6 +89,18 @@ def in_state(version: int, names: list[str]) -> bool:
     return any(state in names for (state,) in found)
 
 
+def trace(version: int) -> None:
+    """Write every change of a release's state to the console."""
+    before = ""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        found = rows(f"SELECT state FROM release WHERE version = {version}")
+        if found and found[0][0] != before:
+            before = str(found[0][0])
+            Path("/dev/console").write_text(f"\nrelease {version} is {before}\n")
+        time.sleep(0.03)
+
+
 def damaged() -> list[str]:
     """Return every blob and sealed layer whose bytes are not what its name says (law L2)."""
     wrong = []
@@ -130,7 +143,10 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "state":  # of one release
         os.nice(-5)  # what it waits for is over in a moment
         return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
-    print(json.dumps(law()))
+    if verb == "trace":
+        trace(int(arguments[0]))
+    else:
+        print(json.dumps(law()))
     return 0
 
 
