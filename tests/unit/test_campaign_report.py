@@ -1,4 +1,4 @@
-"""The report of a campaign of power cuts: figures, a red row with how to replay, a sound picture."""
+"""A campaign's report: figures, a red row with how to replay, a picture that is sound."""
 
 from __future__ import annotations
 
