@@ -8,7 +8,7 @@ export ENGINE
 BIN := .venv/bin
 SOURCES := agent qemu tests
 # Cheapest first, so that a plain mistake is told in seconds.
-SUITES := $(wildcard tests/unit tests/docker tests/crash tests/qemu)
+SUITES := $(wildcard tests/unit tests/yocto tests/docker tests/crash tests/qemu)
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16

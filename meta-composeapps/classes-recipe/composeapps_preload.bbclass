@@ -32,9 +32,10 @@ COMPOSEAPPS_PLATFORM[doc] = "OCI platform of the device, such as linux/arm64."
 
 # What a bundle is kept under depends on what is in it, and not on where it came from.
 COMPOSEAPPS_KEY = "${@composeapps_key(d)}"
+COMPOSEAPPS_KEY[vardepvalue] = "${COMPOSEAPPS_KEY}"
 COMPOSEAPPS_BUNDLE = "${DL_DIR}/composeapps/${COMPOSEAPPS_KEY}"
 COMPOSEAPPS_SEALED = "${WORKDIR}/composeapps-factory"
-COMPOSEAPPS_FACTORY = "${DEPLOY_DIR}/composeapps/${MACHINE}/${PN}"
+COMPOSEAPPS_FACTORY ?= "${DEPLOY_DIR}/composeapps/${MACHINE}/${PN}"
 COMPOSEAPPS_PUBLISH ?= "${STAGING_BINDIR_NATIVE}/composeapps-publish"
 
 COMPOSEAPPS_PLATFORMS = "\
@@ -105,14 +106,12 @@ python () {
         raise bb.parse.SkipRecipe(str(error))
 }
 
-def composeapps_publish(d, words):
+def composeapps_publish(d, words, root, config):
     """Run composeapps-publish; returns nothing, or what it says is wrong."""
     import subprocess
     environment = dict(os.environ, PATH=d.getVar("PATH"), HOME=d.getVar("WORKDIR"))
-    for name in ("http_proxy", "https_proxy", "no_proxy"):
-        if d.getVar(name):
-            environment[name] = d.getVar(name)
-    command = [d.getVar("COMPOSEAPPS_PUBLISH"), *words]
+    words += ["--root", root, "--platform", d.getVar("COMPOSEAPPS_PLATFORM")]
+    command = [d.getVar("COMPOSEAPPS_PUBLISH"), *words, *(["--config", config] if config else [])]
     bb.debug(1, " ".join(command))
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = done.stderr.strip().splitlines()
@@ -121,12 +120,6 @@ def composeapps_publish(d, words):
     if not done.returncode:
         return ""
     return said[-1].removeprefix("composeapps-publish: ") if said else "composeapps-publish ended with %d" % done.returncode
-
-def composeapps_words(d):
-    """Return the options that both commands take."""
-    words = ["--root", d.getVar("COMPOSEAPPS_ROOT"), "--platform", d.getVar("COMPOSEAPPS_PLATFORM")]
-    config = d.getVar("COMPOSEAPPS_CONFIG")
-    return words + (["--config", config] if config else [])
 
 python do_composeapps_fetch () {
     bundle = d.getVar("COMPOSEAPPS_BUNDLE")
@@ -145,10 +138,10 @@ python do_composeapps_fetch () {
     said = ""
     for source in sources:
         words = ["bundle", source, channel, "--output", bundle, "--reuse", os.path.dirname(bundle)]
-        words += composeapps_words(d) + (["--release", release] if release else [])
+        words += ["--release", release] if release else []
         for name, reference in sorted(apps.items()):
             words += ["--app", "%s=%s" % (name, reference)]
-        said = composeapps_publish(d, words)
+        said = composeapps_publish(d, words, d.getVar("COMPOSEAPPS_ROOT"), d.getVar("COMPOSEAPPS_CONFIG"))
         if not said:
             return
         bb.debug(1, "%s: %s" % (source, said))
@@ -172,8 +165,8 @@ python do_composeapps_seal () {
     channel, release, apps = composeapps_wanted(d)
     words = ["preload", bundle, channel, "--offline", "--output", sealed + "/factory", "--cache", d.getVar("WORKDIR") + "/composeapps-cache"]
     # Whether it had expired was judged when it was fetched; an old release can be built again.
-    words += ["--time", "0"] + composeapps_words(d)
-    said = composeapps_publish(d, words)
+    words += ["--time", "0"]
+    said = composeapps_publish(d, words, d.getVar("COMPOSEAPPS_ROOT"), d.getVar("COMPOSEAPPS_CONFIG"))
     if said:
         bb.fatal("The apps of %s cannot be sealed: %s" % (d.getVar("PN"), said))
     with open(sealed + "/factory/release.json") as file:
@@ -198,15 +191,17 @@ python do_composeapps_seal_setscene () {
 addtask do_composeapps_seal_setscene
 
 ROOTFS_POSTPROCESS_COMMAND:append = " composeapps_install_factory"
-composeapps_install_factory () {
-    if [ -z "${COMPOSEAPPS_PRELOAD}" ]; then
+python composeapps_install_factory () {
+    import filecmp
+    import shutil
+    if not d.getVar("COMPOSEAPPS_PRELOAD"):
         return
-    fi
-    place=${IMAGE_ROOTFS}${datadir}/composeapps
-    if [ -e $place/root.json ] && ! cmp -s $place/root.json ${COMPOSEAPPS_FACTORY}/factory/root.json; then
-        bbfatal "The image trusts another root than its apps were verified from: set COMPOSEAPPS_ROOT where composeapps-conf sees it too"
-    fi
-    install -d $place
-    cp -R --preserve=mode ${COMPOSEAPPS_FACTORY}/factory $place
+    sealed = d.getVar("COMPOSEAPPS_FACTORY") + "/factory"
+    place = d.getVar("IMAGE_ROOTFS") + d.getVar("datadir") + "/composeapps"
+    trusted = place + "/root.json"
+    if os.path.exists(trusted) and not filecmp.cmp(trusted, sealed + "/root.json", shallow=False):
+        bb.fatal("The image of %s trusts another root than its apps were verified from: set COMPOSEAPPS_ROOT where composeapps-conf sees it too" % d.getVar("PN"))
+    bb.utils.mkdirhier(place)
+    shutil.copytree(sealed, place + "/factory")
 }
 composeapps_install_factory[vardepsexclude] = "COMPOSEAPPS_FACTORY"

@@ -1,4 +1,7 @@
 SUMMARY = "Keeps signed Docker Compose apps running and updated"
+SUMMARY:${PN}-data = "The data partition, mounted on /var, grown and mended at boot"
+SUMMARY:${PN}-engine = "Settings of Docker and containerd that composeapps relies on"
+SUMMARY:${PN}-publish = "Publish signed releases of Docker Compose apps"
 DESCRIPTION = "The device's agent runs Compose apps from sealed image layers, updates them from \
 signed releases and goes back to a release that works. The publisher is the maker's side of it."
 HOMEPAGE = "https://composeapps.example/"
@@ -42,10 +45,6 @@ do_install_ptest () {
 }
 
 PACKAGE_BEFORE_PN = "${PN}-data ${PN}-engine ${PN}-publish"
-
-SUMMARY:${PN}-data = "The data partition, mounted on /var, grown and mended at boot"
-SUMMARY:${PN}-engine = "Settings of Docker and containerd that composeapps relies on"
-SUMMARY:${PN}-publish = "Publish signed releases of Docker Compose apps"
 
 SYSTEMD_PACKAGES = "${PN} ${PN}-data"
 SYSTEMD_SERVICE:${PN} = "composeapps.service composeapps-mount.service composeapps-start.service"
@@ -100,7 +99,7 @@ RDEPENDS:${PN} = "\
     python3-urllib3 \
     python3-zstandard \
 "
-RDEPENDS:${PN}:append:class-target = "\
+RDEPENDS:${PN}:append:class-target = " \
     ${PN}-engine \
     docker \
     docker-compose \

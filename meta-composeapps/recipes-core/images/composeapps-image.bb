@@ -20,7 +20,7 @@ COMPOSEAPPS_SLOT_SIZE[doc] = "Size of each of the two root partitions."
 IMAGE_FSTYPES ?= "${COMPOSEAPPS_ROOTFS_TYPE} wic.zst wic.bmap"
 
 WKS_FILE ?= "composeapps.wks.in"
-WKS_SEARCH_PATH:append = ":${COMPOSEAPPS_WICDIR}"
+WKS_SEARCH_PATH .= ":${COMPOSEAPPS_WICDIR}"
 # Wic's plugins were renamed after scarthgap.
 COMPOSEAPPS_WIC_BOOT ?= "${@'bootimg-' if 'scarthgap' in d.getVar('LAYERSERIES_CORENAMES').split() else 'bootimg_'}"
 WICVARS:append = " COMPOSEAPPS_ROOTFS_TYPE COMPOSEAPPS_SLOT_SIZE COMPOSEAPPS_WIC_BOOT"

@@ -1,6 +1,7 @@
 SUMMARY = "All that a device with Compose apps runs"
 DESCRIPTION = "The agent with Docker Engine and Compose, and the data partition on /var."
 HOMEPAGE = "https://composeapps.example/"
+LICENSE = "MIT"
 
 inherit packagegroup features_check
 

@@ -1,5 +1,5 @@
 SUMMARY = "Python bindings of the Zstandard compression library"
-DESCRIPTION = "Reads image layers that are compressed with zstd."
+DESCRIPTION = "Compresses and decompresses; composeapps reads image layers that are packed with zstd."
 HOMEPAGE = "https://github.com/indygreg/python-zstandard"
 LICENSE = "BSD-3-Clause"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3ae87c50fd64b6f0942823686871e758"

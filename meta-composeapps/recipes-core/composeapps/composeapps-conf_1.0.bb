@@ -5,6 +5,12 @@ HOMEPAGE = "https://composeapps.example/"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
 
+SRC_URI = "file://composeapps.toml.in"
+
+# UNPACKDIR came after scarthgap.
+COMPOSEAPPS_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
+S = "${COMPOSEAPPS_UNPACKDIR}"
+
 COMPOSEAPPS_ROOT ?= ""
 COMPOSEAPPS_ROOT[doc] = "Path of the TUF root.json that devices trust."
 COMPOSEAPPS_URL ?= ""
@@ -33,16 +39,9 @@ do_install[vardepsexclude] += "COMPOSEAPPS_ROOT"
 do_install () {
     install -D -m 0644 ${COMPOSEAPPS_ROOT} ${D}${datadir}/composeapps/root.json
     install -d ${D}${sysconfdir}/composeapps/conf.d
-    cat > ${D}${sysconfdir}/composeapps/composeapps.toml << EOF
-[device]
-channel = "${COMPOSEAPPS_CHANNEL}"
-
-[source]
-url = "${COMPOSEAPPS_URL}"
-
-[engine]
-compose = ["${COMPOSEAPPS_COMPOSE}"]
-EOF
+    sed -e 's|@CHANNEL@|${COMPOSEAPPS_CHANNEL}|' -e 's|@URL@|${COMPOSEAPPS_URL}|' \
+        -e 's|@COMPOSE@|${COMPOSEAPPS_COMPOSE}|' ${COMPOSEAPPS_UNPACKDIR}/composeapps.toml.in \
+        > ${D}${sysconfdir}/composeapps/composeapps.toml
     chmod 0644 ${D}${sysconfdir}/composeapps/composeapps.toml
 }
 do_configure[noexec] = "1"

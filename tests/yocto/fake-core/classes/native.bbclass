@@ -1,0 +1,2 @@
+# A fake: only what overrides see.
+OVERRIDES = "pn-${PN}:class-native"
