@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 import vmlaw
-from conftest import Device
+from vmdevice import Device
 
 MIB = 1024**2
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import vmlaw
-from conftest import Device
+from vmdevice import Device
 from vmworld import PATIENT
 
 #: Becomes unhealthy: the release is rolled back.

@@ -1,0 +1,47 @@
+"""One virtual device for a test: a machine, the maker's world that it follows, and a server."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import vmlaw
+import vmworld
+from world import World
+
+from vm import Machine, Options
+
+
+class Device:
+    """A machine, the maker's world that it follows, and the world's server."""
+
+    def __init__(self, directory: Path, settings: str = vmworld.QUIET) -> None:
+        base = vmworld.factory_world()
+        shutil.copytree(base / "world", directory / "world")
+        self.factory = base / "factory"
+        self.world = World(directory / "world")
+        self.server = vmworld.Server(self.world.site)
+        self.disk = vmworld.device_disk(directory / "disk.raw", self.factory, settings)
+        self.options = Options(run_files={"composeapps-test/ask": vmlaw.ASK_FILE})
+        self.machine = Machine(directory / "machine", self.disk, self.options)
+        self.machine.reach(vmworld.PORT, self.server.address)
+
+    def boot(self, *, network: bool = True) -> None:
+        """Turn it on, with or without a network card."""
+        self.options.network = network
+        self.machine.start()
+
+    def judge(self, fsynced: list[str]) -> vmlaw.Verdict:
+        """Ask the law and print how long it took to be healthy."""
+        verdict = vmlaw.judge(self.machine, fsynced, vmlaw.images_of(self.world.site))
+        print(f"healthy {verdict.healthy_after:.1f} s after power-on")
+        return verdict
+
+    def release(self, version: int, compose: str = vmworld.PATIENT) -> int:
+        """Sign a release with one changed app."""
+        return self.world.release({"a": self.world.ticker(version, compose=compose)})
+
+    def close(self) -> None:
+        """Turn everything off."""
+        self.machine.close()
+        self.server.close()
