@@ -18,6 +18,17 @@ STORE = "/var/lib/composeapps/store"
 LAYERS = "/run/composeapps/layers"
 
 
+def writable(path: Path) -> Path:
+    """Let a sealed layer be damaged: fs-verity makes a file read-only, so that becomes another."""
+    try:
+        path.open("r+b").close()
+    except PermissionError:
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    return path
+
+
 class Rig:
     """One testbed, one world."""
 

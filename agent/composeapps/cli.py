@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
         "--wipe-volume", action="append", default=[], metavar="VOLUME", help="and remove a volume"
     )
     verify = add("verify", _lazy("verify"), "compare everything with what it has to be")
-    verify.add_argument("--deep", action="store_true", help="read every sealed layer")
+    how = verify.add_mutually_exclusive_group()
+    how.add_argument("--deep", action="store_true", help="read every sealed layer")
+    how.add_argument("--scrub", action="store_true", help="read those that are due, slowly; mend")
     add("prune", _lazy("prune"), "remove what no kept release needs")
     add("keep", _lazy("keep"), "copy what the image's store has, before the image changes")
     add("retry", _lazy("retry"), "allow a failed release to be tried again")

@@ -156,6 +156,16 @@ class UpdateSettings:
 
 
 @dataclass(frozen=True)
+class VerifySettings:
+    """``[verify]``: sealed layers that the kernel does not check are hashed from time to time."""
+
+    #: Seconds between two passes over all of them.
+    interval: float = _least(30 * 86400.0, 60.0)
+    #: Bytes per second; 0 means no cap.
+    rate: int = 4_000_000
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """``[report]``: where outcomes go."""
 
@@ -178,6 +188,7 @@ class Settings:
     seal: SealSettings = field(default_factory=SealSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     update: UpdateSettings = field(default_factory=UpdateSettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)
     report: ReportSettings = field(default_factory=ReportSettings)
 
 

@@ -7,12 +7,14 @@ import fcntl
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from composeapps import durable
+from composeapps.boot import boot_id
 from composeapps.config import Settings
 from composeapps.errors import (
     BusyError,
@@ -36,6 +38,10 @@ log = logging.getLogger(__name__)
 
 #: State key: the boot in which a person stopped the apps.
 STOPPED = "stopped-in-boot"
+#: State keys: this boot and when it began, by the clock; when the first unclean one began.
+SESSION, SUSPECT = "session", "suspect-since"
+#: File that the resident part writes, with the boot's name in it, when it is stopped in order.
+CLEAN = "stopped-in-order"
 #: What uname(2) calls machines whose platform has another name than containerd's ``Normalize``
 #: makes of it; a 64-bit ARM that runs 32-bit programs runs those of version 7.
 _MACHINES = {
@@ -80,7 +86,7 @@ class Device:
     @cached_property
     def boot_id(self) -> str:
         """A name of this boot, another at each."""
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return boot_id()
 
     @cached_property
     def factory_digest(self) -> str:
@@ -175,6 +181,32 @@ class Device:
         """Remember whether the apps are to stay stopped."""
         if stopped or self.state.get(STOPPED):
             self.state.put(STOPPED, self.boot_id if stopped else "")
+
+    @property
+    def suspect_since(self) -> float:
+        """When the first boot began that ended uncleanly and is not looked after, or 0."""
+        return float(self.state.get(SUSPECT) or 0)
+
+    def forget_suspects(self, since: float) -> None:
+        """Take in that what was written since then has been looked at."""
+        if self.suspect_since == since:
+            self.state.put(SUSPECT, "")
+
+    def note_boot(self) -> None:
+        """Take in that this boot has begun, and whether the one before ended in order.
+
+        The resident part says so when it ends (``supervise.CLEAN``).
+        """
+        marker = self.data / CLEAN
+        ended = marker.read_text("ascii", "replace").strip() if marker.is_file() else ""
+        before, _, began = self.state.get(SESSION).partition(" ")
+        if before != self.boot_id:
+            if before and before != ended and not self.suspect_since:
+                log.warning("the last shutdown was unclean: what was written will be verified")
+                self.state.put(SUSPECT, began)
+            self.state.put(SESSION, f"{self.boot_id} {time.time()}")
+        if ended:
+            durable.remove(marker)  # it is open again how this one ends
 
     @contextlib.contextmanager
     def writer(self, verb: str) -> Iterator[None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from composeapps import copies, fetch, ladder, reset, state, update, verify
+from composeapps import copies, fetch, install, ladder, reset, state, update, verify
 from composeapps.device import Device
 from composeapps.errors import (
     ComposeAppsError,
@@ -13,9 +14,11 @@ from composeapps.errors import (
     IntegrityError,
     SourceError,
     SpaceError,
+    UnhealthyError,
     UsageError,
 )
-from composeapps.plan import Plan, make_plan
+from composeapps.plan import AppPlan, Plan, make_plan
+from composeapps.store import SealedLayer
 from composeapps.verify import ENGINE, FETCH, IMAGE, Finding
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,36 @@ def reset_one(device: Device, name: str, reason: str, volumes: Sequence[str] = (
             device.engine.remove_volume(name, volume)
     reset.reset_apps(device, plan, [name], reason)
     return ladder.start(device)
+
+
+def drop_layers(device: Device, damaged: Sequence[SealedLayer]) -> None:
+    """Take damaged sealed layers out of use and run the best release without them.
+
+    What stands on one is made anew on a copy from another store; where there is none, another
+    release stands in until ``update`` has fetched it.
+    """
+    paths = {layer.path for layer in damaged}
+    try:
+        plan = update.running_plan(device)
+        apps = [app.name for app in plan.apps if _stands_on(device, app, paths)]
+    except (IntegrityError, ConfigError) as error:
+        log.warning("%s", error)
+        apps = []
+    for layer in damaged:
+        install.drop_damaged(device, layer)
+    if device.stopped:
+        return
+    for name in apps:  # a running overlay keeps what was unmounted
+        device.engine.remove_containers(name)
+    try:
+        ladder.start(device)
+    except (IntegrityError, UnhealthyError) as error:
+        log.error("%s", error)
+
+
+def _stands_on(device: Device, app: AppPlan, paths: set[Path]) -> bool:
+    found = (device.stores.find_layer(layer.diff_id, layer.chain_id) for _, layer in app.layers)
+    return any(sealed is not None and sealed.path in paths for sealed in found)
 
 
 def reset_what_is_damaged(device: Device) -> Plan:

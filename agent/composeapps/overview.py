@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from composeapps import gate, state, update
+from composeapps import gate, scrub, state, update
 from composeapps.device import Device
 from composeapps.errors import EngineError, IntegrityError, UnhealthyError
 
@@ -22,6 +22,8 @@ def status(device: Device) -> tuple[dict[str, Any], int]:
         "under_way": _release(device.state.switching()),
         "failed": [_release(r) for r in device.state.releases() if r.state == state.FAILED],
         "events_unsent": len(device.state.events(unsent=True)),
+        "no_fs_verity": device.state.get(scrub.NO_VERITY) or None,
+        "verified": float(device.state.get(scrub.DONE) or 0) or None,
         "apps": {},
     }
     code = 0

@@ -9,15 +9,18 @@ A final name means verified bytes (law L2).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from composeapps import durable
+from composeapps import durable, verity
 from composeapps.digests import copy_verified, file_digest
 from composeapps.errors import IntegrityError
 from composeapps.oci import digest_of, hex_of
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".erofs"
 
@@ -93,6 +96,7 @@ class Store:
         """Give a finished sealed file its final name, durably; the caller has verified it."""
         final = self.layers / layer_name(diff_id, chain_id, digest)
         durable.fsync_file(file)
+        self._protect(file)
         durable.publish_path(file, final)
         return SealedLayer(final, diff_id, chain_id, digest)
 
@@ -111,10 +115,19 @@ class Store:
             with temporary.open("wb") as output:
                 copy_verified(source, output, digest)
             durable.fsync_file(temporary)
+            if final.parent == self.layers:
+                self._protect(temporary)
             durable.publish_path(temporary, final)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    @staticmethod
+    def _protect(file: Path) -> None:
+        """Let the kernel check a layer's bytes, where it can, before it has its final name."""
+        why = verity.enable(file)
+        if why:
+            log.debug("%s: %s", file, why)
 
     def all_layers(self) -> Iterator[SealedLayer]:
         """Yield every sealed layer of this store, by name."""

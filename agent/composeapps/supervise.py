@@ -7,22 +7,22 @@ start`` and ``composeapps update``; what they left undone is done by the next on
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 import selectors
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from functools import partial
+from pathlib import Path
 
+from composeapps.boot import boot_id, boottime
 from composeapps.config import Settings
-from composeapps.errors import ConfigError, SourceError
+from composeapps.engineevents import EngineEvents
+from composeapps.errors import IntegrityError, SourceError
 from composeapps.process import start
 
 #: Seconds; the longest sleep, so that a wake-up from suspend is noticed.
@@ -35,10 +35,13 @@ BACKOFF_FIRST, BACKOFF_LAST = 15.0, 900.0
 ENGINE_GRACE = 20.0
 #: Seconds between two tries to connect to an engine that does not answer.
 ENGINE_RETRY = 2.0
-#: What a person stopped stays so.
-FLAGS = ("--unless-stopped",)
-_ACCEPTED = re.compile(rb"HTTP/1\.[01] 200 ")
-_EVENTS = {"type": ["container"], "event": ["die", "health_status", "destroy", "oom"]}
+#: Seconds from the start to the first look at sealed layers, and between two.
+SCRUB_FIRST, SCRUB_EVERY = 300.0, 3600.0
+#: What a person stopped stays so; layers are verified as slowly as the settings say.
+FLAGS = {"start": "--unless-stopped", "update": "--unless-stopped", "verify": "--scrub"}
+#: File of the data directory that says in which boot the resident part was stopped in order. It
+#: need not be durable: without it a shutdown counts as unclean.
+CLEAN = "stopped-in-order"
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Schedule:
     jitter: float
     start_at: float = 0.0
     update_at: float = 0.0
+    scrub_at: float = 0.0
     _start_backoff: Backoff = field(default_factory=Backoff)
     _poll_backoff: Backoff = field(default_factory=Backoff)
     _settled_at: float = 0.0
@@ -96,6 +100,11 @@ class Schedule:
 
     def ended(self, verb: str, code: int, now: float) -> None:
         """Take in how a child ended and plan the next one."""
+        if verb == "verify":
+            self.scrub_at = now + SCRUB_EVERY
+            if code == IntegrityError.exit_code:  # what is damaged is fetched again
+                self.ask()
+            return
         if verb == "start":
             if code == 0:
                 self._settled_at = now
@@ -128,70 +137,6 @@ class Schedule:
         self.start_at = now + wait
 
 
-class EngineEvents:
-    """Docker's event stream, read from its socket without any library."""
-
-    def __init__(self, url: str) -> None:
-        if not url.startswith("unix://"):
-            raise ConfigError(f"engine.docker has to be a unix:// address, not {url}")
-        self._path = url.removeprefix("unix://")
-        self.socket: socket.socket | None = None
-        #: The engine said that the events follow; one that only accepts may hang.
-        self.answers = False
-        self._buffer = b""
-
-    def connect(self) -> socket.socket | None:
-        """Open the stream and return its socket; None where the engine is not there."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(5.0)  # a live engine accepts at once
-        query = quote(json.dumps(_EVENTS))
-        request = f"GET /events?filters={query} HTTP/1.0\r\nHost: docker\r\n\r\n"
-        try:
-            connection.connect(self._path)
-            connection.sendall(request.encode())
-        except OSError:
-            connection.close()
-            return None
-        connection.setblocking(False)
-        self.socket, self.answers, self._buffer = connection, False, b""
-        return connection
-
-    def close(self) -> None:
-        """Forget the connection."""
-        if self.socket is not None:
-            self.socket.close()
-        self.socket, self.answers = None, False
-
-    def read(self) -> tuple[bool, bool]:
-        """Take what has come: (the stream still stands, something in it means trouble)."""
-        assert self.socket is not None, "read follows connect"
-        try:
-            data = self.socket.recv(65536)
-        except BlockingIOError:
-            return True, False
-        except OSError:
-            data = b""
-        if not data:
-            return False, False
-        lines = (self._buffer + data).split(b"\n")
-        self._buffer = lines.pop()[-65536:]
-        self.answers = self.answers or any(_ACCEPTED.match(line) for line in lines)
-        return True, any(_is_trouble(line) for line in lines)
-
-
-def _is_trouble(line: bytes) -> bool:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):  # HTTP's own header lines
-        return False
-    actor = event.get("Actor") if isinstance(event, dict) else None
-    attributes = actor.get("Attributes") if isinstance(actor, dict) else None
-    if not isinstance(attributes, dict) or "com.docker.compose.project" not in attributes:
-        return False
-    action = str(event.get("Action", ""))
-    return not action.startswith("health_status") or action.endswith("unhealthy")
-
-
 def notify(message: str) -> None:
     """Tell systemd something (sd_notify(3)); without it nothing happens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -219,8 +164,10 @@ class Supervisor:
         self._schedule = Schedule(settings.update.interval, settings.update.jitter)
         self._events = EngineEvents(settings.engine.docker)
         self._selector = selectors.DefaultSelector()
-        self._child: tuple[str, subprocess.Popen[bytes]] | None = None
-        self._child_fd = -1
+        self._schedule.scrub_at = boottime() + SCRUB_FIRST
+        self._clean = settings.paths.data / CLEAN
+        #: One that works, and one that verifies beside it.
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stop = False
         #: Since when the engine does not answer, 0 while it does; and whether it ever did.
         self._engine_lost = 0.0
@@ -237,19 +184,26 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._on_hangup)
         self._selector.register(reader, selectors.EVENT_READ, lambda: self._drain(reader))
         notify("READY=1")
-        while not (self._stop and self._child is None):
+        while not (self._stop and not self._children):
             notify("WATCHDOG=1")
             self._step(boottime())
         self._events.close()
+        _mark_clean(self._clean)
         return 0
+
+    @property
+    def _busy(self) -> bool:
+        return any(verb != "verify" for verb in self._children)
 
     def _step(self, now: float) -> None:
         if not self._stop:
             self._watch_engine(now)
-            verb = "" if self._child else self._schedule.due(now)
+            verb = "" if self._busy else self._schedule.due(now)
             if verb:
                 self._begin(verb)
-        wait = min(self._alive, TICK if self._child else self._schedule.wait(now))
+            if self._schedule.scrub_at <= now and "verify" not in self._children:
+                self._begin("verify")
+        wait = min(self._alive, TICK if self._busy else self._schedule.wait(now))
         if not self._events.answers:
             wait = min(wait, ENGINE_RETRY)
         for key, _ in self._selector.select(wait):
@@ -257,21 +211,19 @@ class Supervisor:
             react()
 
     def _begin(self, verb: str) -> None:
-        child = start([*self._command, verb, *FLAGS], stdout=None, stderr=None, env=_environment())
-        self._child = (verb, child)
+        argv = [*self._command, verb, FLAGS[verb]]
+        child = start(argv, stdout=None, stderr=None, env=_environment())
+        self._children[verb] = child
         self._schedule.begun(verb)
         if self._stop:  # the signal came while the child was being started
             child.terminate()
-        self._child_fd = os.pidfd_open(child.pid)
-        self._selector.register(self._child_fd, selectors.EVENT_READ, self._reap)
+        ends = os.pidfd_open(child.pid)
+        self._selector.register(ends, selectors.EVENT_READ, partial(self._reap, verb, ends))
 
-    def _reap(self) -> None:
-        assert self._child is not None, "a child's end is seen once"
-        verb, child = self._child
-        code = child.wait()
-        self._selector.unregister(self._child_fd)
-        os.close(self._child_fd)
-        self._child = None
+    def _reap(self, verb: str, ends: int) -> None:
+        code = self._children.pop(verb).wait()
+        self._selector.unregister(ends)
+        os.close(ends)
         self._schedule.ended(verb, code, boottime())
 
     def _watch_engine(self, now: float) -> None:
@@ -306,13 +258,13 @@ class Supervisor:
             self._trouble(boottime())
 
     def _trouble(self, now: float) -> None:
-        if self._child is None:  # our own children stop containers and the engine too
+        if not self._busy:  # our own children stop containers and the engine too
             self._schedule.trouble(now)
 
     def _on_stop(self, *_: object) -> None:
         self._stop = True
-        if self._child is not None:
-            self._child[1].terminate()
+        for child in self._children.values():
+            child.terminate()
 
     def _on_hangup(self, *_: object) -> None:
         self._schedule.ask()
@@ -322,12 +274,16 @@ class Supervisor:
         reader.recv(4096)
 
 
+def _mark_clean(path: Path) -> None:
+    if not path.parent.is_dir():  # nothing was ever written
+        return
+    try:
+        path.write_text(boot_id())
+    except OSError as error:
+        print(f"composeapps: {path}: {error.strerror}", file=sys.stderr)
+
+
 def _environment() -> dict[str, str]:
     """Return all of ours, proxies and certificates too, but for what only this process may say."""
     ours = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
     return {name: value for name, value in os.environ.items() if name not in ours}
-
-
-def boottime() -> float:
-    """Return seconds since boot, time asleep included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

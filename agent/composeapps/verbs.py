@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from composeapps import difference, ladder, mend, overview, prune, state, terminal
+from composeapps import difference, ladder, mend, overview, prune, scrub, state, terminal
 from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps import update as machine
@@ -152,6 +152,10 @@ def _switch(device: Device, digest: str) -> Plan:
 def start(device: Device, options: Options) -> None:
     """Run the release, mend what does not run."""
     with device.writer("start"):
+        try:
+            device.note_boot()
+        except SpaceError as error:  # the apps have to run on a full disk too
+            log.warning("%s", error)
         if options.unless_stopped and device.stopped:
             _say(options, {"stopped": True}, "stopped until the next start")
             return
@@ -245,11 +249,28 @@ def reset(device: Device, options: Options) -> None:
 
 def verify(device: Device, options: Options) -> int:
     """Compare everything with what it has to be; 6 where something is damaged."""
+    if options.scrub:
+        return _scrub(device, options)
     with device.writer("verify"):
         found = checks.verify(device, deep=options.deep)
     lines = [f"{item.kind} {item.name}: {item.problem}" for item in found]
     _say(options, [asdict(item) for item in found], "\n".join(lines) or "all is as it has to be")
     return IntegrityError.exit_code if found else 0
+
+
+def _scrub(device: Device, options: Options) -> int:
+    """Hash what is due, without the lock; mend what is damaged."""
+    found = scrub.scrub(device)
+    damaged = [str(layer.path) for layer in found.damaged]
+    if damaged:
+        with device.writer("verify"):
+            mend.drop_layers(device, found.damaged)
+            scrub.forget_damaged(device)
+        outbox.try_report(device)
+    value = {**vars(found), "damaged": damaged}
+    text = f"{found.hashed} layers verified, {found.checked_by_kernel} checked by the kernel"
+    _say(options, value, "; ".join([text, *(f"{path} is damaged" for path in damaged)]))
+    return IntegrityError.exit_code if damaged else 0
 
 
 def prune_(device: Device, options: Options) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig import STORE, Rig
+from rig import STORE, Rig, writable
 
 from testbed import Testbed
 
@@ -64,7 +64,7 @@ def _base(rig: Rig) -> Path:
 
 
 def _flip(path: Path, offset: int = 5000) -> None:
-    with path.open("r+b") as file:
+    with writable(path).open("r+b") as file:
         file.seek(offset)
         byte = file.read(1)
         file.seek(offset)
@@ -93,11 +93,11 @@ def test_a_sealed_layer_offline_then_online(rig: Rig, damage: str) -> None:
     if damage == "flipped":
         _flip(path)
     elif damage == "swapped":
-        shutil.copy(other, path)
+        shutil.copy(other, writable(path))
     elif damage == "deleted":
         path.unlink()
     else:
-        with path.open("r+b") as file:
+        with writable(path).open("r+b") as file:
             file.truncate(0 if damage == "empty" else path.stat().st_size // 2)
     assert "layer" in _kinds(rig, "--deep")
     with rig.offline():

@@ -40,7 +40,10 @@ def test_the_resident_part_loads_the_standard_library_only() -> None:
     assert foreign(names) == set()
     assert names & set(HEAVY) == set()
     ours = {name for name in names if name.startswith("composeapps.")}
-    assert ours == {f"composeapps.{name}" for name in ("config", "errors", "process", "supervise")}
+    assert ours == {
+        f"composeapps.{name}"
+        for name in ("boot", "config", "engineevents", "errors", "process", "supervise")
+    }
 
 
 RUN = """

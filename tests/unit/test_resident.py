@@ -35,6 +35,8 @@ if [ -f "$verb" ]; then . "./$verb"; fi
 echo "end $verb" >> log
 """
 SETTINGS = """
+[paths]
+data = "{directory}"
 [engine]
 docker = "unix://{directory}/docker.sock"
 [update]

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composeapps import supervise
+from composeapps.engineevents import EngineEvents
 from composeapps.errors import ConfigError
-from composeapps.supervise import Backoff, EngineEvents, Schedule
+from composeapps.supervise import Backoff, Schedule
 
 HOUR, DAY = 3600.0, 86_400.0
 
