@@ -80,6 +80,17 @@ class Rig:
         self.bed.start()
 
     @contextmanager
+    def resident(self, log: Path | None = None) -> Iterator[None]:
+        """Run the resident part for a while, its output in a file, and stop it in order."""
+        with (log or self.bed.work / "resident.log").open("wb") as output:
+            started = self.bed.start_in("composeapps", "run", stdout=output)
+            try:
+                yield
+            finally:  # nsenter passes no signal on
+                self.bed.run("pkill", "-TERM", "-f", "composeapps.cli run$", check=False)
+                started.wait(60)
+
+    @contextmanager
     def offline(self) -> Iterator[None]:
         """Take the site away for a while."""
         away = self.world.site.with_name("site.away")

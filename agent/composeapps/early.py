@@ -58,19 +58,20 @@ def _wanted(device: Device) -> list[str]:
 
 def _mount(device: Device, name: str, distrusted: set[str]) -> None:
     """Mount the first copy of a layer that can be mounted."""
-    problem = f"sealed layer {name} is in no local store, or damaged there"
+    missing = f"sealed layer {name} is in no local store, or damaged there"
+    problem: EngineError | IntegrityError = IntegrityError(missing)
     for store in device.stores.all:
         layer = parse_layer_name(store.layers / f"{name}{SUFFIX}")
         if layer is None or str(layer.path) in distrusted or not os.path.isfile(layer.path):
             continue
         try:
             mounts.mount_layer(layer, device.layers, device.settings.engine.mount)
-        except IntegrityError as error:
+        except (EngineError, IntegrityError) as error:
             log.error("%s", error)
-            problem = str(error)
+            problem = error
         else:
             return
-    raise IntegrityError(problem)
+    raise problem
 
 
 def _distrusted(device: Device) -> set[str]:

@@ -15,7 +15,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from composeapps.errors import EngineError
+from composeapps.errors import EngineError, UnsupportedError
 from composeapps.oci import Descriptor, hex_of
 
 PROJECT_LABEL = "com.docker.compose.project"
@@ -102,19 +102,20 @@ class Engine:
         """Return the engine's version if it is one that can run sealed layers.
 
         Raises:
-            EngineError: it is too old, or its containerd image store is off.
+            UnsupportedError: it is too old, or its containerd image store is off.
+            EngineError: it does not answer.
         """
         with _translated("asking for its version"):
             info = self.client.info()
         version = str(info.get("ServerVersion", ""))
         kind = dict(info.get("DriverStatus") or []).get("driver-type", "")
         if kind != "io.containerd.snapshotter.v1" or info.get("Driver") != "overlayfs":
-            raise EngineError(
+            raise UnsupportedError(
                 "Docker's containerd image store is off: set "
                 '{"features": {"containerd-snapshotter": true}} in /etc/docker/daemon.json'
             )
         if int(version.split(".")[0] or 0) < 25:
-            raise EngineError(f"Docker {version} is too old: sealed layers need Docker 25")
+            raise UnsupportedError(f"Docker {version} is too old: sealed layers need Docker 25")
         return version
 
     def has_image(self, name: str) -> bool:

@@ -72,6 +72,10 @@ class EngineError(ComposeAppsError):
     exit_code = 8
 
 
+class UnsupportedError(EngineError):
+    """The kernel or the engine lacks what sealed layers need; starting it anew does not help."""
+
+
 class UpdateFailedError(ComposeAppsError):
     """A release did not pass its gate; the device is back on the previous one."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from composeapps import durable, mounts, slots
 from composeapps.device import Device
-from composeapps.errors import EngineError, IntegrityError
+from composeapps.errors import EngineError, IntegrityError, UnsupportedError
 from composeapps.images import Image, Layer
 from composeapps.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, is_index, load_json
 from composeapps.plan import Plan
@@ -55,7 +55,7 @@ def _mount(device: Device, layer: Layer) -> Path:
         sealed = sealed_layer(device, layer)
         try:
             return mounts.mount_layer(sealed, device.layers, device.settings.engine.mount)
-        except IntegrityError:
+        except (IntegrityError, UnsupportedError):  # damage can look like a format of the future
             if verify_layer(sealed):  # what it has to be, and still no file system to this kernel
                 raise
             drop_damaged(device, sealed)

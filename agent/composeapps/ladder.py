@@ -20,6 +20,7 @@ from composeapps.errors import (
     IntegrityError,
     SettingsError,
     TrustError,
+    UnsupportedError,
     UpdateFailedError,
 )
 from composeapps.health import HEALTHY
@@ -158,6 +159,8 @@ def _tell(device: Device, plan: Plan) -> None:
     try:
         install.tell(device, plan)
         return
+    except UnsupportedError:
+        raise
     except EngineError as error:
         log.error("the engine does not take release %s: %s", plan.digest, error)
         reset.start_engine(device)  # containerd may have ended while dockerd lives

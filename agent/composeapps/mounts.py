@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from composeapps.errors import EngineError, IntegrityError
+from composeapps.errors import EngineError, IntegrityError, UnsupportedError
 from composeapps.process import ProcessError, run
 from composeapps.store import SealedLayer
 
@@ -17,6 +17,8 @@ MNT_DETACH = 2
 _FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 #: Seconds; mount(8) with a loop device does no work that takes longer on a live medium.
 _LOOP_TIMEOUT = 60.0
+#: What the kernel knows, once mount(8) has made it load what it has.
+FILESYSTEMS = Path("/proc/filesystems")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,7 +32,7 @@ def mount_layer(layer: SealedLayer, directory: Path, way: str = "auto") -> Path:
 
     Raises:
         IntegrityError: the file is not an EROFS image, or cannot be read.
-        EngineError: the kernel has no EROFS, or its compression.
+        UnsupportedError: the kernel has no EROFS, or its compression, or no way to mount a file.
     """
     target = directory / layer.name
     if os.path.ismount(target):
@@ -83,14 +85,33 @@ def _mount_by_loop(file: Path, target: Path) -> None:
     try:
         run(["mount", "-t", "erofs", "-o", options, str(file), str(target)], timeout=_LOOP_TIMEOUT)
     except ProcessError as error:
+        if not _kernel_has_erofs():
+            raise _explain(errno.ENODEV, file) from error
+        if "loop device" in str(error):
+            raise UnsupportedError(
+                f"there is no loop device to mount sealed layers by: {error}; the kernel needs "
+                "CONFIG_BLK_DEV_LOOP, or Linux 6.12 and CONFIG_EROFS_FS_BACKED_BY_FILE"
+            ) from error
         raise IntegrityError(f"sealed layer {file.name} cannot be mounted: {error}") from error
 
 
+def _kernel_has_erofs() -> bool:
+    return "erofs" in FILESYSTEMS.read_text("ascii").split()
+
+
 def _explain(code: int, file: Path) -> EngineError | IntegrityError:
+    if code == errno.ENOTBLK:
+        return UnsupportedError(
+            "the kernel cannot mount EROFS from a file: it needs Linux 6.12 and "
+            "CONFIG_EROFS_FS_BACKED_BY_FILE, or set engine.mount to auto"
+        )
     if code == errno.ENODEV:
-        return EngineError("the kernel has no EROFS: it needs CONFIG_EROFS_FS and _FS_ZIP")
+        return UnsupportedError("the kernel has no EROFS: it needs CONFIG_EROFS_FS and _FS_ZIP")
     if code == errno.EOPNOTSUPP:
-        return EngineError("the kernel cannot read this EROFS compression: set seal.compression")
+        return UnsupportedError(
+            "the kernel cannot read this EROFS compression: it needs CONFIG_EROFS_FS_ZIP, or set "
+            "seal.compression"
+        )
     if code in (errno.EPERM, errno.EACCES):
-        return EngineError("mounting is not permitted: run composeapps as root")
+        return UnsupportedError("mounting is not permitted: run composeapps as root")
     return IntegrityError(f"sealed layer {file.name} cannot be mounted: {os.strerror(code)}")

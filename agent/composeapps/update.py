@@ -22,6 +22,7 @@ from composeapps.errors import (
     SettingsError,
     TrustError,
     UnhealthyError,
+    UnsupportedError,
     UpdateFailedError,
 )
 from composeapps.plan import AppPlan, Plan, make_plan, read_release
@@ -304,7 +305,7 @@ def ready_engine(device: Device) -> None:
 def _require_engine(device: Device, error: ComposeAppsError) -> None:
     """Pass an error on where the engine is gone or damaged: then the release is not to blame."""
     if isinstance(error, (EngineError, ProcessError)):
-        if damage.reason(device, error):
+        if isinstance(error, UnsupportedError) or damage.reason(device, error):
             raise error
         try:
             device.engine.wait_ready(0)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from composeapps import copies, durable, gate, install, mounts, projectdir, update
 from composeapps.device import Device
-from composeapps.errors import ComposeAppsError, EngineError, IntegrityError
+from composeapps.errors import ComposeAppsError, EngineError, IntegrityError, UnsupportedError
 from composeapps.health import FAILED
 from composeapps.oci import digest_of
 from composeapps.plan import Plan, make_plan
@@ -171,6 +171,8 @@ def _engine(device: Device, plan: Plan, *, deep: bool) -> Iterator[Finding]:
             if verdict.state == FAILED or verdict.reasons:
                 reasons = "; ".join(f"{key}: {text}" for key, text in verdict.reasons.items())
                 yield Finding("container", name, reasons, APP, (name,))
+    except UnsupportedError as error:
+        yield Finding("engine", "engine", str(error), IMAGE)
     except EngineError as error:
         yield Finding("engine", "engine", str(error), ENGINE)
 

@@ -156,15 +156,12 @@ def test_the_resident_part_lets_stopped_apps_be(rig: Rig) -> None:
     rig.run("stop")
     version = rig.world.release({"b": rig.world.ticker(20)})
     said = rig.bed.work / "said"
-    with said.open("wb") as output:
-        resident = rig.bed.start_in("composeapps", "run", stdout=output)
+    with rig.resident(said):
         deadline = time.monotonic() + 60
         while "it is fetched" not in said.read_text():
             assert time.monotonic() < deadline, said.read_text()
             time.sleep(0.2)
     assert "stopped until the next start" in said.read_text()
-    resident.terminate()
-    resident.wait()
     status = rig.json("status", code=12)
     assert (status["stopped"], status["current"]["version"]) == (True, before)
     assert status["apps"]["b"]["state"] == "failed"

@@ -110,12 +110,10 @@ def test_the_resident_part_does_it_by_itself(rig: Rig) -> None:
     before, lines = resets(rig), rig.log()
     rig.bed.engine("stop")
     rig.bed.path(DATABASES["containerd"]).write_bytes(b"garbage" * 9000)
-    resident = rig.bed.start_in("composeapps", "run")
-    deadline = time.monotonic() + 240
-    while rig.bed.run("composeapps", "status", check=False).returncode:
-        assert time.monotonic() < deadline, "its first start heals the engine"
-        time.sleep(1)
-    resident.terminate()
-    resident.wait()
+    with rig.resident():
+        deadline = time.monotonic() + 240
+        while rig.bed.run("composeapps", "status", check=False).returncode:
+            assert time.monotonic() < deadline, "its first start heals the engine"
+            time.sleep(1)
     assert resets(rig) == before + 1
     whole(rig, lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 
 import pytest
@@ -62,11 +61,10 @@ def test_an_unclean_shutdown_is_known(rig: Rig) -> None:
         layer = rig.layer_files()[0]
         layer.touch()  # as if this boot had written it
         if orderly:
-            resident = rig.bed.start_in("composeapps", "run")
-            time.sleep(1)
-            pid = rig.bed.run("pgrep", "-f", "composeapps run").stdout.split()[0]
-            rig.bed.run("kill", f"-{signal.SIGTERM.value}", pid)
-            resident.wait()
+            with rig.resident():
+                while not rig.bed.run("pgrep", "-f", "cli run$", check=False).stdout:
+                    time.sleep(0.1)
+                time.sleep(1)  # until it handles signals
         rig.bed.reboot()
         rig.bed.engine("start")
         rig.run("start")

@@ -119,7 +119,7 @@ def test_exit_codes_are_told_apart() -> None:
     assert shared == {
         3: {"ConfigError", "SettingsError"},
         4: {"SourceError", "TransientError", "NotFoundError"},
-        8: {"EngineError", "ProcessError"},
+        8: {"EngineError", "ProcessError", "UnsupportedError"},
         13: {"StateError", "NewerStateError", "DamagedStateError"},
     }
 
