@@ -36,7 +36,7 @@ _SIGNS = (
 _MEDIUM = r"{root}/\S*: (input/output error|structure needs cleaning|bad message)"
 _MEDIUM_SOURCE = "docker/for-mac#35"
 
-#: Resets in one boot because of what the engine says; where they do not help, more do not either.
+#: Resets in one boot, none of which helped; more do not either.
 RESETS = 3
 _COUNT = "engine-resets-in-boot"
 
@@ -66,6 +66,12 @@ def may_reset(device: Device) -> bool:
 def note_reset(device: Device) -> None:
     """Count a reset, before it is done."""
     device.state.put(_COUNT, f"{device.boot_id} {_resets(device) + 1}")
+
+
+def forget_resets(device: Device) -> None:
+    """Begin to count anew: a reset helped, or a person asks."""
+    if _resets(device):
+        device.state.put(_COUNT, "")
 
 
 def _resets(device: Device) -> int:

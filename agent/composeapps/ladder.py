@@ -47,7 +47,9 @@ def start(device: Device) -> Plan:
     reset.finish_engine_reset(device)
     while True:
         try:
-            return _start(device)
+            plan = _start(device)
+            damage.forget_resets(device)
+            return plan
         except (EngineError, ProcessError) as error:
             reason = damage.reason(device, error)  # not for ever: resets are counted
             if not reason:

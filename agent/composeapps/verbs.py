@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from composeapps import difference, ladder, mend, overview, prune, scrub, state, terminal
+from composeapps import damage, difference, ladder, mend, overview, prune, scrub, state, terminal
 from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps import update as machine
@@ -160,6 +160,8 @@ def start(device: Device, options: Options) -> None:
             _say(options, {"stopped": True}, "stopped until the next start")
             return
         device.set_stopped(False)
+        if not options.unless_stopped:
+            damage.forget_resets(device)
         plan = ladder.start(device)
     outbox.try_report(device)
     apps = [app.name for app in plan.apps]
@@ -235,6 +237,7 @@ def reset(device: Device, options: Options) -> None:
         raise UsageError("--wipe-volume needs an app: composeapps reset APP --wipe-volume VOLUME")
     with device.writer("reset"):
         device.set_stopped(False)
+        damage.forget_resets(device)
         if options.factory:
             plan = mend.reset_to_factory(device)
         elif options.engine:

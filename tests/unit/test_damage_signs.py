@@ -50,7 +50,7 @@ def test_no_damage(text: str) -> None:
     assert damage.sign(text, ROOTS) == ""
 
 
-def test_resets_are_counted_by_boot() -> None:
+def test_resets_are_counted_by_boot_until_one_helps() -> None:
     values: dict[str, str] = {}
     state = SimpleNamespace(get=lambda key: values.get(key, ""), put=values.__setitem__)
     device: Any = SimpleNamespace(state=state, settings=Settings(), boot_id="one")
@@ -62,3 +62,6 @@ def test_resets_are_counted_by_boot() -> None:
     assert not damage.may_reset(device)
     device.boot_id = "two"
     assert damage.reason(device, error)
+    device.boot_id = "one"
+    damage.forget_resets(device)
+    assert damage.may_reset(device)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from composeapps import gate, ladder
+from composeapps.config import Settings
 from composeapps.errors import EngineError
 from composeapps.gate import Unhealthy
 from composeapps.health import FAILED, HEALTHY, Verdict
@@ -29,8 +30,10 @@ class Climb:
         self.error: Exception | None = None
         apps = tuple(SimpleNamespace(name=name) for name in "ab")
         self.plan: Any = SimpleNamespace(digest="sha256:x", apps=apps)
-        state = SimpleNamespace(add_event=lambda kind, body: self.events.append(kind))
-        self.device: Any = SimpleNamespace(state=state)
+        state = SimpleNamespace(
+            add_event=lambda kind, body: self.events.append(kind), get=lambda key: ""
+        )
+        self.device: Any = SimpleNamespace(state=state, settings=Settings(), boot_id="x")
         self.first = {"a": HEALTHY, "b": HEALTHY}
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr("composeapps.ladder.time", clock)
@@ -109,3 +112,10 @@ def test_a_rung_that_cannot_be_done_does_not_end_the_climb(climb: Climb) -> None
     climb.error = EngineError("no")
     climb.climb("a", "a", "")
     assert climb.did == ["restart a", "recreate a", "reset_app a"]
+
+
+def test_damage_of_the_engine_ends_the_climb_at_once(climb: Climb) -> None:
+    climb.error = EngineError("Docker, while restarting a container: layer does not exist")
+    with pytest.raises(EngineError):
+        climb.climb()
+    assert climb.did == ["restart a"]

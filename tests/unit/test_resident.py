@@ -16,8 +16,9 @@ from fakeengine import HEADER, FakeEngine, event
 
 #: The real command line with waits made short; only the interpreter of its children is replaced.
 PROGRAM = """
-import sys
+import os, sys
 from composeapps import supervise
+supervise.SCRUB_FIRST = float(os.environ.get("SCRUB_FIRST", "300"))
 supervise.DEBOUNCE, supervise.ENGINE_GRACE, supervise.ENGINE_RETRY = 0.2, 0.5, 0.2
 supervise.Backoff.__init__.__defaults__ = (0.3, 2.0, 0.0)
 sys.executable = sys.argv[1]
@@ -201,6 +202,42 @@ def test_it_ends_its_child_and_waits_for_it(resident: Resident, engine: FakeEngi
     resident.signal(signal.SIGTERM)
     assert resident.ended() == 0
     assert resident.log() == ["begin start", "term", "last"], "and begins nothing more"
+
+
+def test_layers_are_verified_beside_the_rest(resident: Resident, engine: FakeEngine) -> None:
+    """Slowly, so nobody waits for it; what is damaged is looked for on the network."""
+    resident.does("verify", "while [ ! -e go ]; do sleep 0.05; done; exit 6")
+    resident.start(SCRUB_FIRST="0")
+    resident.wait(count("begin verify", 1))
+    resident.settle()
+    arguments = (resident.directory / "arguments").read_text()
+    assert f"--config {resident.settings} verify --scrub" in arguments
+    engine.send(event("die"))
+    resident.wait(count("end start", 2))
+    (resident.directory / "go").touch()
+    resident.wait(count("end update", 2))
+    assert resident.log().count("begin verify") == 1
+
+
+def test_verifying_ends_with_the_resident_part(resident: Resident, engine: FakeEngine) -> None:
+    resident.does("verify", "trap 'echo term >> log; exit 130' TERM; while :; do sleep 0.05; done")
+    resident.start(SCRUB_FIRST="0")
+    resident.settle()
+    resident.wait(count("begin verify", 1))
+    time.sleep(0.1)
+    resident.signal(signal.SIGTERM)
+    assert resident.ended() == 0
+    assert resident.log()[-1] == "term"
+
+
+def test_an_orderly_end_is_written_down(resident: Resident, engine: FakeEngine) -> None:
+    resident.start()
+    resident.settle()
+    marker = resident.directory / "stopped-in-order"
+    assert not marker.exists()
+    resident.signal(signal.SIGTERM)
+    assert resident.ended() == 0
+    assert marker.read_text() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def test_hangup_looks_for_a_release_now_or_after_the_one_under_way(

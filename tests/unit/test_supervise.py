@@ -54,6 +54,28 @@ def simulate(
     return ran
 
 
+def test_what_came_due_in_sleep_is_done_soon_after_waking() -> None:
+    """The clock goes on in sleep, the wait does not: it is bounded for this."""
+    schedule = Schedule(HOUR, 0)
+    schedule.ended("start", 0, 1000)
+    schedule.ended("update", 0, 1000)
+    assert 0 < schedule.wait(1000) <= supervise.TICK
+    assert schedule.due(1000) == ""
+    assert schedule.due(1000 + 8 * HOUR) == "update", "one, however many were slept through"
+    schedule.begun("update")
+    schedule.ended("update", 0, 1000 + 8 * HOUR)
+    assert schedule.due(1000 + 8 * HOUR + 1) == ""
+
+
+def test_verifying_comes_again_and_damage_asks_for_an_update() -> None:
+    schedule = Schedule(HOUR, 0, start_at=float("inf"), update_at=float("inf"))
+    schedule.ended("verify", 0, 1000)
+    assert schedule.scrub_at == 1000 + supervise.SCRUB_EVERY
+    assert schedule.due(1001) == ""
+    schedule.ended("verify", 6, 2000)
+    assert schedule.due(2001) == "update"
+
+
 def times(ran: list[tuple[float, str]], verb: str) -> list[float]:
     return [at for at, what in ran if what == verb]
 
