@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,18 +47,18 @@ def scrub(device: Device) -> Scrub:
     No lock is held. It may be interrupted: the next run goes on with the layer that was begun.
     """
     found = Scrub(no_verity=device.state.get(NO_VERITY))
-    with _idle():
+    with _Reader(device.settings.verify.rate) as reader:
         for path in filter(None, device.state.get(DAMAGED).split("\n")):
             layer = parse_layer_name(Path(path))
             if layer is not None:
-                _look(device, layer, found)
+                _look(device, reader, layer, found)
         since = device.suspect_since
         if since:
             for layer in _written_since(device, since):
-                _look(device, layer, found)
+                _look(device, reader, layer, found)
             device.forget_suspects(since)
         if _is_due(device):
-            _whole_pass(device, found)
+            _whole_pass(device, reader, found)
     return found
 
 
@@ -76,13 +77,13 @@ def _is_due(device: Device) -> bool:
     return now - last > device.settings.verify.interval
 
 
-def _whole_pass(device: Device, found: Scrub) -> None:
+def _whole_pass(device: Device, reader: _Reader, found: Scrub) -> None:
     layers = [layer for store in device.stores.all for layer in store.all_layers()]
     position = device.state.get(POSITION)
     for layer in sorted(layers, key=lambda one: str(one.path)):
         if str(layer.path) > position:
             device.state.put(POSITION, str(layer.path))  # before: one that cannot be read ends none
-            _look(device, layer, found)
+            _look(device, reader, layer, found)
     device.state.put(DONE, str(time.time()))
     device.state.put(POSITION, "")
 
@@ -93,12 +94,14 @@ def _written_since(device: Device, since: float) -> Iterator[SealedLayer]:
             yield layer
 
 
-def _look(device: Device, layer: SealedLayer, found: Scrub) -> None:
+def _look(device: Device, reader: _Reader, layer: SealedLayer, found: Scrub) -> None:
     if verity.is_enabled(layer.path):
         found.checked_by_kernel += 1
         return
     try:
-        good = _hash(layer, device.settings.verify.rate, found) == layer.digest
+        digest, size = reader.hash(layer.path)
+        found.bytes += size
+        good = digest == layer.digest
     except FileNotFoundError:  # pruned meanwhile
         return
     except OSError as error:
@@ -122,25 +125,43 @@ def _enable(device: Device, layer: SealedLayer) -> str:
     return why
 
 
-def _hash(layer: SealedLayer, rate: int, found: Scrub) -> str:
-    hasher = hashlib.sha256()
-    begun, done = time.monotonic(), 0
-    with layer.path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            hasher.update(chunk)
-            done += len(chunk)
-            if rate:
-                time.sleep(max(0.0, begun + done / rate - time.monotonic()))
-    found.bytes += done
-    return f"sha256:{hasher.hexdigest()}"
+class _Reader:
+    """Hashes files in a thread that runs when nobody else wants the processor.
+
+    The scheduling class is a thread's own, and cannot be left again without CAP_SYS_NICE
+    (sched(7)): what is damaged has to be mended at the usual pace.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, initializer=_be_idle)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()  # an interrupted hash is of no use
+        self._pool.shutdown()
+
+    def hash(self, path: Path) -> tuple[str, int]:
+        """Return a file's digest and size; raises OSError where the medium fails."""
+        return self._pool.submit(self._hash, path).result()
+
+    def _hash(self, path: Path) -> tuple[str, int]:
+        hasher = hashlib.sha256()
+        begun, done = time.monotonic(), 0
+        with path.open("rb", buffering=0) as file:
+            while not self._stop.is_set() and (chunk := file.read(CHUNK)):
+                hasher.update(chunk)
+                done += len(chunk)
+                if self._rate:
+                    self._stop.wait(max(0.0, begun + done / self._rate - time.monotonic()))
+        return f"sha256:{hasher.hexdigest()}", done
 
 
-@contextmanager
-def _idle() -> Iterator[None]:
-    """Run when nobody else wants the processor; the same goes for the disk (ioprio_set(2))."""
-    before = os.sched_getscheduler(0)
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def _be_idle() -> None:
     try:
-        yield
-    finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except PermissionError as error:  # the rate is bounded in any case
+        log.info("the idle class cannot be used: %s", error.strerror)

@@ -70,20 +70,19 @@ def test_it_goes_on_where_it_was_interrupted(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     age(device, 31)
-    read: list[str] = []
-    real = scrub._hash
+    read: list[Path] = []
+    real = scrub._Reader.hash
 
-    def interrupted(layer: SealedLayer, rate: int, found: Any) -> str:
+    def interrupted(reader: Any, path: Path) -> tuple[str, int]:
         if len(read) == 2:
             raise KeyboardInterrupt
-        read.append(layer.name)
-        return real(layer, rate, found)
+        read.append(path)
+        return real(reader, path)
 
-    monkeypatch.setattr(scrub, "_hash", interrupted)
+    monkeypatch.setattr(scrub._Reader, "hash", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scrub.scrub(device)
-    assert os.sched_getscheduler(0) != os.SCHED_IDLE
-    monkeypatch.setattr(scrub, "_hash", real)
+    monkeypatch.setattr(scrub._Reader, "hash", real)
     assert scrub.scrub(device).hashed in (1, 2), "not all again"
 
 
@@ -150,8 +149,23 @@ def test_two_unclean_ones_are_looked_after_from_the_first(device: Device) -> Non
 def test_the_rate_is_kept(device: Device) -> None:
     layer = put(device, b"x" * 3_000_000)
     begun = time.monotonic()
-    scrub._hash(layer, 10_000_000, scrub.Scrub())
+    with scrub._Reader(10_000_000) as reader:
+        assert reader.hash(layer.path) == (layer.digest, 3_000_000)
     assert time.monotonic() - begun >= 0.29
+
+
+def test_an_interruption_does_not_wait_for_a_large_file(device: Device) -> None:
+    layer = put(device, b"x" * 3_000_000)
+    begun = time.monotonic()
+    with scrub._Reader(10_000) as reader:
+        reader._pool.submit(reader._hash, layer.path)
+    assert time.monotonic() - begun < 60, "at that rate it would take five minutes"
+
+
+def test_it_reads_in_the_idle_class_and_mends_in_its_own(device: Device) -> None:
+    with scrub._Reader(0) as reader:
+        reading = reader._pool.submit(os.sched_getscheduler, 0).result()
+    assert (reading, os.sched_getscheduler(0)) == (os.SCHED_IDLE, os.SCHED_OTHER)
 
 
 def test_what_the_kernel_checks_is_not_read(
