@@ -17,13 +17,13 @@ from crashdevice import Point
 JOBS = 2
 #: Trials of each scenario: a few seconds each, five minutes for all of them.
 TRIALS = {
-    "update": 14,
-    "rollback": 12,
-    "reset-app": 8,
+    "update": 12,
+    "rollback": 10,
+    "reset-app": 6,
     "reset-engine": 8,
-    "prune": 6,
-    "install": 10,
-    "first-start": 8,
+    "prune": 4,
+    "install": 8,
+    "first-start": 6,
 }
 #: Points that each has at least; a hook that misses some processes or calls counts far fewer.
 POINTS = {
