@@ -160,9 +160,11 @@ class CrashDevice:
         return [Point(int(number), name, path) for number, name, path in rows]
 
     def power_loss(self) -> None:
-        """End every process at once, and start again; /run and mounts are gone."""
+        """End every process at once and boot: /run and mounts are gone, ``mount`` comes first."""
         self.bed.reboot()
         self._serve()
+        run = self.run("mount")
+        assert run.code in (0, 6, 8), str(run)
         self.bed.engine("start")
 
     def wipe(self) -> None:
