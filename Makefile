@@ -25,8 +25,8 @@ crash: prepare ## Kill the command before every durable call and ask the law (ho
 power-cut: prepare ## Cut a virtual device's power N times in updates; report in build/power-cut
 	$(BIN)/python tests/qemu/campaign.py $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
-bench: prepare ## Measure against stock Docker and print a table
-	$(BIN)/python tests/bench/bench.py
+bench: prepare ## Measure against stock Docker and print a table; BENCH="--runs 5" for options
+	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 lint: prepare ## Check format, types, spelling, import directions
 	$(BIN)/pytest -q tests/unit/test_style.py

@@ -104,6 +104,8 @@ def preloaded(side: Side, results: Results, runs: int) -> None:
 
 def lost(side: Side, results: Results, runs: int) -> None:
     """Start where the engine's whole store but volumes is gone; the archive is still there."""
+    if isinstance(side, Stock):
+        side.preload(SECOND)
     for _ in range(runs):
         side.lose(ENGINE_STORE)
         step(side, results, "lost", health.ALL, lambda: side.recover(SECOND))
