@@ -15,7 +15,6 @@ import contextlib
 import mmap
 import os
 import random
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +28,8 @@ SECTOR = 512
 #: Bytes that the medium writes as one; a write that power interrupts is torn between these.
 ATOM = 4096
 FLUSH, FUA, DISCARD = 1, 2, 4
+#: Of the writes after the last flush so much is kept; which of these it is is a matter of chance.
+SHARES = (0.0, 0.2, 0.5, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Disk:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._overlay = path.with_suffix(".overlay")
-        self._log = path.with_suffix(".log")
+        self.log = path.with_suffix(".log")
 
     def copy(self, path: Path) -> Disk:
         """Return a copy, sparse as this one; the machine has to be off."""
@@ -69,14 +70,14 @@ class Disk:
     def arm(self) -> list[str]:
         """Prepare for one run of a machine; return QEMU's options for a node named ``disk``."""
         self._overlay.unlink(missing_ok=True)
-        self._log.unlink(missing_ok=True)
-        self._log.touch()
+        self.log.unlink(missing_ok=True)
+        self.log.touch()
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.path)]
         subprocess.run([*create, str(self._overlay)], check=True)
         # Flushes matter in the log only: the host does not lose power.
         overlay = "driver=qcow2,node-name=overlay,cache.no-flush=on,file.driver=file,"
         overlay += f"file.filename={self._overlay},file.cache.no-flush=on"
-        log = f"driver=file,node-name=log,filename={self._log},cache.no-flush=on"
+        log = f"driver=file,node-name=log,filename={self.log},cache.no-flush=on"
         disk = f"driver=blklogwrites,node-name=disk,file=overlay,log=log,log-sector-size={SECTOR}"
         return ["-blockdev", overlay, "-blockdev", log, "-blockdev", disk]
 
@@ -87,12 +88,12 @@ class Disk:
             rng: decides what of the writes after the last flush is there; without it all of
                 them are, as after a machine that was shut down.
         """
-        if not self._log.exists() or self._log.stat().st_size < SECTOR:
+        if not self.log.exists() or self.log.stat().st_size < SECTOR:
             return Loss(0, 0, 0)
         with self._mapped() as log, self.path.open("r+b") as disk:
             loss = _replay(log, disk.fileno(), rng)
         self._overlay.unlink(missing_ok=True)
-        self._log.unlink()
+        self.log.unlink()
         return loss
 
     def entries(self) -> list[Entry]:
@@ -103,21 +104,15 @@ class Disk:
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[mmap.mmap]:
         with (
-            self._log.open("rb") as file,
+            self.log.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log,
         ):
             yield log
 
     def remove(self) -> None:
         """Remove all of its files."""
-        for path in (self.path, self._overlay, self._log):
+        for path in (self.path, self._overlay, self.log):
             path.unlink(missing_ok=True)
-
-    def save(self, directory: Path) -> None:
-        """Copy medium and run for a machine that is paused or off, to be continued later."""
-        for path in (self.path, self._overlay, self._log):
-            if path.exists():
-                shutil.copy(path, directory / path.name)
 
 
 def read_log(log: mmap.mmap | bytes) -> Iterator[Entry]:
@@ -160,7 +155,7 @@ def _replay(log: mmap.mmap, disk: int, rng: random.Random | None) -> Loss:
 
 def _some(entries: list[Entry], rng: random.Random) -> list[Entry]:
     """Return those of the unflushed writes that reached the medium, in the order they did."""
-    share = rng.choice((0.0, 0.2, 0.5, 0.8, 1.0))
+    share = rng.choice(SHARES)
     kept = [entry for entry in entries if rng.random() < share]
     if rng.random() < 0.5:
         rng.shuffle(kept)

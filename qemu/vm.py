@@ -127,6 +127,18 @@ class Machine:
         self.relays = {
             port: Relay(self._process.pid, port, target) for port, target in self._targets.items()
         }
+        if snapshot:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Let a machine that was saved run; it was stopped then, and so it is when it is loaded."""
+        deadline = time.monotonic() + 120
+        while (found := self.monitor("query-status")["status"]) == "inmigrate":
+            if time.monotonic() > deadline:
+                raise MachineError("the snapshot is not loaded after two minutes")
+            time.sleep(0.05)
+        if found != "running":
+            self.monitor("cont")
 
     def attach(self) -> None:
         """Take the channel for commands, of which there is one; of a machine started elsewhere too.
@@ -190,7 +202,7 @@ class Machine:
 
     def cut(self, rng: random.Random | None = None) -> Loss:
         """Cut the power now. What the guest did not flush is lost, but for what ``rng`` keeps."""
-        self._kill()
+        self.kill()
         return self.disk.settle(rng or random.Random(0))
 
     def save(self, snapshot: Path) -> None:
@@ -208,7 +220,7 @@ class Machine:
             if found == "failed" or time.monotonic() > deadline:
                 raise MachineError(f"the snapshot is not written: {found}")
             time.sleep(0.1)
-        self._kill()
+        self.kill()
         self.disk.settle()
 
     def shut_down(self, timeout: float = 120.0) -> None:
@@ -219,10 +231,11 @@ class Machine:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise MachineError(f"does not shut down\n{self.console(40)}") from None
-        self._kill()
+        self.kill()
         self.disk.settle()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Take the power away; the disk is not settled yet (``Disk.settle``)."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
@@ -237,7 +250,7 @@ class Machine:
 
     def close(self) -> None:
         """Turn it off in any way; the disk keeps only what was flushed."""
-        self._kill()
+        self.kill()
         self.disk.settle(random.Random(0))
 
     @property

@@ -38,6 +38,8 @@ class Journey:
     def cut_in(self, state: str, rng: random.Random, compose: str = PATIENT) -> int:
         """Publish, let the device find it, take the power away in a state; return the version."""
         device, machine = self.device, self.device.machine
+        log = machine.run("cat", "/var/lib/docker/volumes/a_data/_data/log").out
+        self.marks = log.split()  # minutes old: fsynced
         self._number += 1
         version = device.release(self._number, compose)
         machine.relays[8000].quality.rate = SLOW if state == "fetching" else 0
@@ -47,10 +49,8 @@ class Journey:
         found = machine.answer(waiting, 900)
         assert found is not None and found.code == 0, f"{state} was not reached\n{found}"
         time.sleep(rng.random() * 2)
-        log = machine.run("cat", "/var/lib/docker/volumes/a_data/_data/log", check=False)
         loss = machine.cut(rng)
         print(f"cut in {state} {machine.seconds:.0f} s after power-on: {loss}")
-        self.marks = log.out.split() or self.marks
         return version
 
     def recover(self, version: int) -> None:
