@@ -127,9 +127,8 @@ def test_a_power_cut_loses_what_was_not_flushed_and_nothing_else(device: Device)
         if entry.offset == place
     ]
     promised = max([number for at, number in numbers if at < flush], default=0)
-    print(
-        f"{numbers[-1][1]} was written, {promised} was flushed; {disk.settle(random.Random(NOTHING_MORE))}"
-    )
+    loss = disk.settle(random.Random(NOTHING_MORE))
+    print(f"{numbers[-1][1]} was written, {promised} was flushed; {loss}")
     assert promised < numbers[-1][1], "nothing was left to lose"
     with disk.path.open("rb") as file:
         file.seek(place)
