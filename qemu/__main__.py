@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import image
 from channel import MachineError
 from disk import Disk
-from vm import Machine, Options
+from hardware import Options
+from vm import Machine
 
 GIB = 1024**3
 

@@ -22,26 +22,20 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+import hardware
 import initrd
 from channel import Channel, MachineError, Result, lines
 from devicetree import device_tree
 from disk import Disk, Loss
+from hardware import Options
 from relay import Relay
 
 HERE = Path(__file__).resolve().parent
-KERNEL_WORDS = (
-    "console=ttyS0 quiet gpt panic=5 systemd.show_status=error "
-    # Protection between processes that an emulator makes expensive, and debugging aids.
-    "mitigations=off init_on_alloc=0 audit=0 nokaslr cryptomgr.notests no_timer_check tsc=reliable "
-    "lsm=capability transparent_hugepage=never rcupdate.rcu_expedited=1"
-)
 CHANNEL_UNIT = """\
 [Unit]
 Description=Commands from the test
@@ -55,25 +49,6 @@ StandardError=journal
 _UNIT = "composeapps-test.service"
 #: Seconds. A boot takes 10 on an idle machine with two cores; machines are shared.
 BOOT_TIMEOUT = 300.0
-
-
-@dataclass
-class Options:
-    """What the machine is like."""
-
-    memory: int = 1024
-    cores: int = 2
-    #: ``a`` or ``b``: the slot that it boots from.
-    slot: str = "a"
-    #: Words added to the kernel's command line.
-    append: str = ""
-    network: bool = True
-    #: What is there in ``/run`` from the start, by path (see ``initrd.build``).
-    run_files: Mapping[str, bytes | str] = field(default_factory=dict)
-    #: ``tcg`` or ``kvm``.
-    accelerator: str = "tcg"
-    #: Take the channel for commands; else it is left to another process.
-    channel: bool = True
 
 
 class Machine:
@@ -114,7 +89,8 @@ class Machine:
         ]
         with (self.directory / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *self._command(boot / "boot" / "vmlinuz"), *_incoming(snapshot)],
+                [*command, *hardware.command(self.options, self.directory, boot, self.disk.arm())]
+                + _incoming(snapshot),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -160,27 +136,6 @@ class Machine:
             f"systemd/system/sysinit.target.wants/{_UNIT}": f"->../{_UNIT}",
             **self.options.run_files,
         }
-
-    def _command(self, kernel: Path) -> list[str]:
-        options = self.options
-        machine = f"q35,sata=off,usb=off,smbus=off,accel={options.accelerator}"
-        words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
-        command = ["qemu-system-x86_64", "-M", machine, "-cpu", "Nehalem,+rdrand", "-nodefaults"]
-        command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
-        command += ["-m", str(options.memory), "-kernel", str(kernel)]
-        command += ["-initrd", str(self.directory / "initrd"), "-append", words]
-        command += [*self.disk.arm(), "-device", "virtio-blk-pci,drive=disk,write-cache=on"]
-        command += ["-device", "virtio-serial-pci", "-device", "i6300esb"]
-        command += ["-action", "watchdog=reset"]
-        for name in ("console", "channel", "qmp"):
-            path = self.directory / f"{name}.socket"
-            command += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
-        command += ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"]
-        command += ["-device", "virtserialport,chardev=channel,name=composeapps.test"]
-        if options.network:
-            command += ["-netdev", "user,id=net,ipv6=off"]
-            command += ["-device", "virtio-net-pci,netdev=net,id=nic"]
-        return command
 
     def _open(self, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

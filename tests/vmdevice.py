@@ -9,7 +9,8 @@ import vmlaw
 import vmworld
 from world import World
 
-from vm import Machine, Options
+from hardware import Options
+from vm import Machine
 
 
 class Device:

@@ -32,7 +32,8 @@ from world import World  # noqa: E402
 
 from channel import MachineError  # noqa: E402
 from disk import Disk  # noqa: E402
-from vm import Machine, Options  # noqa: E402
+from hardware import Options  # noqa: E402
+from vm import Machine  # noqa: E402
 
 PLACE = ROOT / "build" / "power-cut"
 VERSION = 2

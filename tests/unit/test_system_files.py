@@ -31,6 +31,7 @@ EXPECTED = {
     f"{UNITS}/composeapps.service": 0o644,
     f"{UNITS}/containerd.service.d/50-composeapps.conf": 0o644,
     f"{UNITS}/docker.service.d/50-composeapps.conf": 0o644,
+    f"{UNITS}/emergency.service.d/50-composeapps.conf": 0o644,
     "usr/lib/tmpfiles.d/composeapps.conf": 0o644,
 }
 #: What systemd-analyze says today (agent/system/README.md explains it); it only may get better.

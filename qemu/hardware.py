@@ -1,0 +1,67 @@
+"""What the virtual device consists of, as QEMU's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerator import accelerator
+
+KERNEL_WORDS = (
+    "console=ttyS0 quiet gpt panic=5 systemd.show_status=error "
+    # Protection between processes that an emulator makes expensive, and debugging aids.
+    "mitigations=off init_on_alloc=0 audit=0 nokaslr cryptomgr.notests no_timer_check tsc=reliable "
+    "lsm=capability transparent_hugepage=never rcupdate.rcu_expedited=1"
+)
+#: For an emulator an old one: each feature that it has not is a module that udev does not load.
+_CPU = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
+
+
+@dataclass
+class Options:
+    """What the machine is like."""
+
+    memory: int = 1024
+    cores: int = 2
+    #: ``a`` or ``b``: the slot that it boots from.
+    slot: str = "a"
+    #: Words added to the kernel's command line.
+    append: str = ""
+    network: bool = True
+    #: What is there in ``/run`` from the start, by path (see ``initrd.build``).
+    run_files: Mapping[str, bytes | str] = field(default_factory=dict)
+    #: ``tcg`` or ``kvm``; the latter by default where it works.
+    accelerator: str = ""
+    #: Take the channel for commands; else it is left to another process.
+    channel: bool = True
+
+
+def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> list[str]:
+    """Return the command that runs QEMU.
+
+    Args:
+        directory: holds the initramfs; sockets of console, channel and monitor are made there.
+        boot: what ``devicetree.device_tree`` returns.
+        disk: options that make a node named ``disk``.
+    """
+    kernel = boot / "boot" / "vmlinuz"
+    chosen = options.accelerator or accelerator(kernel.parent, boot / "root")
+    machine = f"q35,sata=off,usb=off,smbus=off,accel={chosen}"
+    words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
+    command = ["qemu-system-x86_64", "-M", machine, "-cpu", _CPU[chosen], "-nodefaults"]
+    command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
+    command += ["-m", str(options.memory), "-kernel", str(kernel)]
+    command += ["-initrd", str(directory / "initrd"), "-append", words]
+    command += [*disk, "-device", "virtio-blk-pci,drive=disk,write-cache=on"]
+    command += ["-device", "virtio-serial-pci", "-device", "i6300esb"]
+    command += ["-action", "watchdog=reset"]
+    for name in ("console", "channel", "qmp"):
+        path = directory / f"{name}.socket"
+        command += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
+    command += ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"]
+    command += ["-device", "virtserialport,chardev=channel,name=composeapps.test"]
+    if options.network:
+        command += ["-netdev", "user,id=net,ipv6=off"]
+        command += ["-device", "virtio-net-pci,netdev=net,id=nic"]
+    return command
