@@ -14,7 +14,7 @@ import pytest
 from composeapps import config
 from composeapps.config import Settings
 from composeapps.device import Device
-from composeapps.errors import BusyError, ConfigError, NewerStateError, StateError
+from composeapps.errors import BusyError, ConfigError, StateError
 from composeapps.oci import digest_of
 from composeapps.release import App, Release
 
@@ -140,16 +140,19 @@ def spoil(path: Path, damage: str) -> None:
         path.write_bytes(b"garbage" if damage == "garbage" else content[: len(content) // 2])
 
 
-def test_a_newer_agents_state_is_not_moved_aside(device: Device) -> None:
+def test_a_newer_agents_state_is_left_as_it_is(device: Device) -> None:
     with device.writer("start"):
         device.state.put("current", "x")
     device = reopened(device)
-    database = sqlite3.connect(device.data / "state.db")
+    path = device.data / "state.db"
+    database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=7")
     database.close()
-    with pytest.raises(NewerStateError, match="install the newer one"), device.writer("start"):
-        pytest.fail("an old agent went on")
-    assert sorted(p.name for p in device.data.glob("state.db*")) == ["state.db"]
+    before = path.read_bytes()
+    with device.writer("start"):
+        device.state.put("current", "y")
+    assert path.read_bytes() == before
+    assert not list(device.data.glob("*.damaged"))
 
 
 def test_a_locked_state_is_not_moved_aside(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

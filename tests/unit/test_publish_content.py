@@ -142,7 +142,9 @@ def test_missing_and_damaged_blobs(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match="is damaged"), content.file(reference, layer):
             pass
     path.unlink()
-    missing = pytest.raises(ConfigError, match=r"lacks sha256:.* of example.com/web@.*: make it again")
+    missing = pytest.raises(
+        ConfigError, match=r"lacks sha256:.* of example.com/web@.*: make it again"
+    )
     with missing, content.file(reference, layer):
         pass
     config = Descriptor("", image.documents[-1].digest, 5)
