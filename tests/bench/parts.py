@@ -119,6 +119,18 @@ def lost(side: Side, results: Results, runs: int) -> None:
         side.together = False
 
 
+def large(side: Side, results: Results, runs: int) -> None:
+    """Do the two parts before once more with a large image among the apps'."""
+    versions = {"bulk": 1, **SECOND}
+    if isinstance(side, Stock):
+        side.fetch({"bulk": 1})
+    side.preload(versions)
+    for key, command in (("large.preloaded", EVERYTHING), ("large.lost", ENGINE_STORE)):
+        for _ in range(runs):
+            side.lose(command)
+            step(side, results, key, {*health.ALL, "bulk/bulk"}, lambda: side.recover(versions))
+
+
 def check(side: Side, results: Results, directory: Path, runs: int) -> None:
     """Look for something new where there is nothing: wire bytes and CPU."""
     if isinstance(side, Sealed):

@@ -28,6 +28,8 @@ COMPARED: dict[str, tuple[str, str, Aim | None]] = {
     "lost.seconds": ("engine store lost: to healthy", "s", Aim(0.5)),
     "lost.written": ("engine store lost: written", "MB", None),
     "lost.together": ("  its peers start apps together", "s", None),
+    "large.preloaded.seconds": ("preloaded, 96 MiB more: to healthy", "s", Aim(0.3)),
+    "large.lost.seconds": ("store lost, 96 MiB more: to healthy", "s", Aim(0.5)),
     "check.wire": ("no-change check: wire, TLS apart", "bytes", Aim(4096, ratio=False)),
     "check.tls": ("no-change check: wire, with TLS", "bytes", None),
     "check.cpu": ("no-change check: CPU", "s", None),

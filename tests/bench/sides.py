@@ -22,6 +22,11 @@ HERE = Path(__file__).resolve().parent
 PASSWORD = {"COMPOSEAPPS_PASSWORD": "bench"}
 #: A device's image holds compiled Python; the testbed's tree does not hold all of it.
 COMPILED = {"PYTHONPYCACHEPREFIX": "/run/work/compiled", "PYTHONDONTWRITEBYTECODE": ""}
+COMPILE = """
+import importlib, pkgutil, composeapps
+for module in pkgutil.iter_modules(composeapps.__path__, "composeapps."):
+    importlib.import_module(module.name)
+"""
 SECTOR = 512
 #: On the data disk: what a device's image would carry.
 FACTORY, ARCHIVE = "/mnt/data/factory", "/mnt/data/images.tar"
@@ -157,7 +162,7 @@ class Sealed(Side):
         port = self.serve([str(HERE / "serve.py"), str(self.bed.work / "site")])
         self.url = f"http://127.0.0.1:{port}"
         self._configure(self.url)
-        self.run("ls")  # compiles
+        self.bed.run("python3", "-c", COMPILE, env=COMPILED)
 
     def _configure(self, url: str, ca: str = "") -> None:
         text = (
