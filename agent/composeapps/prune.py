@@ -64,8 +64,11 @@ def _prune_engine(device: Device, plans: list[Plan]) -> None:
     chains = {chain_id for plan in plans for chain_id in plan.chains}
     gone = sorted(set(device.state.snapshots()) - chains)
     if gone:
-        device.state.forget_snapshots(gone)
-        device.snapshots.release(gone)
+        device.state.leave_snapshots(gone)
+    left = device.state.left_snapshots()  # by an interrupted run too
+    if left:
+        device.snapshots.release(left)
+        device.state.forget_snapshots(left)
     install.unmount_others(device, plans)
 
 

@@ -232,13 +232,23 @@ class State(Database):
 
     def snapshots(self) -> dict[str, Path]:
         """Return, by chain ID, the ``fs`` path of each snapshot that the engine was told."""
-        rows = self.rows("SELECT * FROM snapshot")
+        rows = self.rows("SELECT * FROM snapshot WHERE path != ''")
         return {row["chain_id"]: Path(row["path"]) for row in rows}
 
     def set_snapshot(self, chain_id: str, path: Path) -> None:
         """Remember where a told snapshot's link lies."""
         with self.transaction() as db:
             db.execute("REPLACE INTO snapshot VALUES (?, ?)", (chain_id, str(path)))
+
+    def leave_snapshots(self, chain_ids: list[str]) -> None:
+        """Note that told snapshots are not used any more, before the engine may take them."""
+        with self.transaction() as db:
+            rows = [(item,) for item in chain_ids]
+            db.executemany("UPDATE snapshot SET path='' WHERE chain_id=?", rows)
+
+    def left_snapshots(self) -> list[str]:
+        """Return the chain IDs of snapshots that are left and not forgotten."""
+        return [row["chain_id"] for row in self.rows("SELECT * FROM snapshot WHERE path = ''")]
 
     def images(self) -> set[str]:
         """Return the names of the images that the engine was told."""

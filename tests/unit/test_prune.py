@@ -288,6 +288,27 @@ def test_engine_snapshots_of_what_is_gone_are_left_to_the_engine(world: World) -
     assert not any(f"label {chain_id} " in asked for chain_id in kept)
 
 
+def test_a_run_that_was_killed_leaves_no_engine_snapshot_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.commit(world.release({"web": world.app({"web": [b"v1"]})}))
+    world.device.state.set_snapshot("sha256:gone", Path("/fs"))
+    (world.root / "snapshots").write_text("sha256:gone Committed\n")
+    with monkeypatch.context() as killed:
+        killed.setattr(world.device.snapshots, "_ctr", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune.prune(world.device)
+    # Whatever needs it again has to protect it from the engine's collector anew.
+    assert world.device.state.snapshots() == {}
+    prune.prune(world.device)
+    assert "label sha256:gone " in (world.root / "asked").read_text()
+    assert world.device.state.left_snapshots() == []
+
+
+def _killed(*_: str) -> str:
+    raise KeyboardInterrupt
+
+
 def test_an_image_that_is_gone_is_forgotten_only_after_the_engine_forgot_it(world: World) -> None:
     for note in (b"v1", b"v2", b"v3"):
         world.commit(world.release({"web": world.app({"web": [note]})}))
