@@ -239,3 +239,6 @@ def grown(device: CrashDevice) -> Iterator[str]:
     for what, (count, wanted) in counts.items():
         if count != wanted:
             yield f"grown: {count} {what}, not {wanted}"
+            if what == "engine snapshots":
+                leases = device.bed.run(*CTR, "leases", "ls").stdout
+                yield f"they are:\n{snapshots}\n{leases}"
