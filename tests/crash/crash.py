@@ -102,9 +102,13 @@ class Victim:
     def _fresh(self) -> CrashDevice:
         """Return a device with a current and a previous release, as most have."""
         device = CrashDevice(self.directory)
-        for _ in range(2):
-            device.publish()
-            device.run_well("update")
+        try:
+            for _ in range(2):
+                device.publish()
+                device.run_well("update")
+        except BaseException:
+            device.close()
+            raise
         return device
 
     def replace(self) -> None:
