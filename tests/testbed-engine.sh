@@ -30,7 +30,9 @@ start)
 stop | kill)
     [ "$1" = kill ] && signal=KILL || signal=TERM
     for name in dockerd containerd; do
-        kill -$signal "$(cat /run/$name.testbed-pid 2>/dev/null)" 2>/dev/null
+        pid=$(cat /run/$name.testbed-pid 2>/dev/null)
+        kill -$signal "$pid" 2>/dev/null
+        ended $name || kill -KILL "$pid" 2>/dev/null # as systemd does
         ended $name || exit 1
     done
     ;;

@@ -25,6 +25,8 @@ DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
 VOLUME_LABEL = "com.docker.compose.volume"
 #: Seconds; the longest silence of one call: stopping a container waits for its own grace time.
 _TIMEOUT = 120.0
+#: Seconds; an engine that lives answers a ping at once, one that hangs never does.
+_PING = 10.0
 _WAIT = 0.2
 
 
@@ -75,7 +77,7 @@ class Engine:
         """The SDK's client, connected at first use; raises EngineError."""
         if self._client is None:
             with _translated("connecting"):
-                self._client = docker.DockerClient(base_url=self._url, timeout=int(_TIMEOUT))
+                self._client = self._connect(_TIMEOUT)
         return self._client
 
     def close(self) -> None:
@@ -89,14 +91,17 @@ class Engine:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                with _translated("waiting for it"):
-                    self.client.ping()
+                with _translated("waiting for it"), contextlib.closing(self._connect(_PING)) as one:
+                    one.ping()
                     return
             except EngineError:
                 self.close()
                 if time.monotonic() > deadline:
                     raise
             time.sleep(_WAIT)
+
+    def _connect(self, timeout: float) -> docker.DockerClient:
+        return docker.DockerClient(base_url=self._url, timeout=int(timeout))
 
     def check(self) -> str:
         """Return the engine's version if it is one that can run sealed layers.

@@ -132,7 +132,11 @@ def finish_engine_reset(device: Device) -> None:
 
 
 def revive_engine(device: Device, reason: str) -> None:
-    """Start an engine that does not answer, a few times; reset it where that is not enough."""
+    """Start an engine that does not answer, a few times; reset it where that is not enough.
+
+    One that runs and does not answer is stopped and started once: a full disk can do that.
+    """
+    hung = False
     for number in range(STARTS):
         if start_engine(device):
             try:
@@ -140,7 +144,13 @@ def revive_engine(device: Device, reason: str) -> None:
                 return
             except EngineError as error:
                 log.error("%s", error)
-                break  # it runs and does not answer: that does not pass
+                if hung:
+                    break
+                hung = True
+        try:
+            process.run(device.settings.engine.stop, timeout=_CONTROL_TIMEOUT)
+        except ProcessError as error:
+            log.error("%s", error)
         time.sleep(_PAUSE * 2**number)
     reset_engine(device, reason)
 

@@ -48,16 +48,18 @@ def test_an_update_says_that_there_is_no_room(rig: Rig) -> None:
     assert rig.json("status")["apps"]["a"]["state"] == "healthy"
 
 
-def test_it_boots(rig: Rig) -> None:
+def test_booting_says_so_and_is_well_when_there_is_room_again(rig: Rig) -> None:
+    """Without one free byte dockerd itself may hang at its start."""
     rig.bed.reboot()
     rig.run("mount")
+    assert rig.mounted() > 0
     rig.bed.run("/run/testbed-engine", "start", check=False)
+    done = rig.bed.run("composeapps", "start", check=False)
+    assert done.returncode == 0 or (done.returncode == 7 and "free space" in done.stderr)
+    rig.bed.run("sh", "-c", "rm -f /var/lib/composeapps/fill*")
     rig.run("start")
     assert rig.json("status")["apps"]["a"]["state"] == "healthy"
-
-
-def test_when_there_is_room_again_the_update_goes_through(rig: Rig) -> None:
-    rig.bed.run("sh", "-c", "rm -f /var/lib/composeapps/fill*")
+    assert rig.log()[0] == "v1"
     rig.run("update")
     assert rig.version() == 2
     assert rig.json("verify", "--deep") == []
