@@ -31,6 +31,7 @@ EDGE = MIB
 DATA_SIZE = 256 * MIB
 #: The address of this machine's loopback as the guest sees it; the whole network there is.
 HOST_ADDRESS = "10.0.2.2"
+_KEPT_IMAGES = 8
 _UUID = "f0d8a2c6-5b0e-4b6e-9d65-6f6d706f7365"
 _FILES = {
     "etc/fstab": """\
@@ -123,7 +124,16 @@ def root_image(inputs: Inputs, base: Path | None = None) -> Path:
         if not final.exists():
             print("making the root image ...", file=sys.stderr, flush=True)
             make_root_image(inputs, base, final)
+            _forget_old(final.parent)
+        os.utime(final)
     return final
+
+
+def _forget_old(cache: Path) -> None:
+    """Keep the root images that were used last: every change of the agent makes a new one."""
+    images = sorted(cache.glob("root-*.erofs"), key=lambda path: path.stat().st_mtime)
+    for path in images[:-_KEPT_IMAGES]:
+        path.unlink()
 
 
 def make_root_image(inputs: Inputs, base: Path, final: Path) -> None:
