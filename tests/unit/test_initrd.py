@@ -35,7 +35,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 
 def read(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """Return modes and contents by name, as the kernel reads them."""
-    found = {}
+    found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
