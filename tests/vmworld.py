@@ -12,13 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 from mkfs import directory_with_mkfs
 from stock import program
-from world import CHANNEL, TICKER, World
+from world import CHANNEL, PASSWORD, TICKER, World
 
 import devicetree
 import image
@@ -124,19 +125,29 @@ def factory_world() -> Path:
 
 def preload(site: Path, output: Path) -> None:
     """Write the factory store of a site's newest release, as a maker does."""
-    tools = output.with_name(f"{output.name}.tools")
-    tools.mkdir()
-    directory_with_mkfs(tools)
-    compose = tools / "docker-compose"
-    compose.write_text(f'#!/bin/sh\nexec {" ".join(program("docker-compose", ""))} "$@"\n')
-    compose.chmod(0o755)
-    command = [sys.executable, "-m", "composeapps.publish.cli", "preload", str(site), CHANNEL]
-    command += ["--platform", "linux/amd64", "--output", str(output)]
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(HERE.parent / "agent")
-    command += ["--cache", str(tools / "cache")]
-    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
-    shutil.rmtree(tools)
+    words = ["preload", str(site), CHANNEL, "--platform", "linux/amd64", "--output", str(output)]
+    publish(*words)
+
+
+def publish(*words: str) -> str:
+    """Run ``composeapps-publish`` on this machine with the device's mkfs.erofs and Compose.
+
+    Returns:
+        what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="composeapps-tools-") as place:
+        tools = directory_with_mkfs(Path(place))
+        compose = tools / "docker-compose"
+        compose.write_text(f'#!/bin/sh\nexec {" ".join(program("docker-compose", ""))} "$@"\n')
+        compose.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+        environment["PYTHONPATH"] = str(HERE.parent / "agent")
+        environment["COMPOSEAPPS_PASSWORD"] = PASSWORD
+        command = [sys.executable, "-m", "composeapps.publish.cli", *words]
+        if "--cache" not in words and words[0] != "init":
+            command += ["--cache", str(tools / "cache")]
+        done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE)
+    return done.stdout.decode()
 
 
 def device_disk(path: Path, factory: Path | None, settings: str = QUIET) -> Disk:
