@@ -1,7 +1,7 @@
 # Everything below runs as root on Debian 12 or 13 and installs what it needs by itself.
 # ENGINE=sid uses the newest Docker Engine, from Debian's unstable suite.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash bench lint format clean prepare
+.PHONY: help demo test crash power-cut yocto bench lint format clean prepare
 
 ENGINE ?= trixie
 export ENGINE
@@ -24,6 +24,9 @@ crash: prepare ## Kill the command before every durable call and ask the law (ho
 
 power-cut: prepare ## Cut a virtual device's power N times in updates; report in build/power-cut
 	$(BIN)/python tests/qemu/campaign.py $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
+yocto: prepare ## Build the Yocto image with real bitbake; LAYERS=dir for checkouts (kas checkout)
+	tests/yocto/yocto.sh $(or $(LAYERS),layers)
 
 bench: prepare ## Measure against stock Docker and print a table; BENCH="--runs 5" for options
 	$(BIN)/python tests/bench/bench.py $(BENCH)

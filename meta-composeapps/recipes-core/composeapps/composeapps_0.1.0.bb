@@ -134,7 +134,7 @@ RDEPENDS:${PN}-ptest += "\
     python3-pytest \
     python3-unittest-automake-output \
 "
-RRECOMMENDS:${PN} = "\
+RRECOMMENDS:${PN}:append:class-target = " \
     kernel-module-erofs \
     kernel-module-loop \
     kernel-module-overlay \

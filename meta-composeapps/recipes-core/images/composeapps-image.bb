@@ -12,18 +12,18 @@ IMAGE_FEATURES += "read-only-rootfs"
 IMAGE_INSTALL = "packagegroup-core-boot packagegroup-composeapps ${CORE_IMAGE_EXTRA_INSTALL}"
 IMAGE_LINGUAS = ""
 
-# Sealed layers are compressed already; the rest reads faster compressed too.
-COMPOSEAPPS_ROOTFS_TYPE ?= "erofs-lz4"
-COMPOSEAPPS_ROOTFS_TYPE[doc] = "Type of the read-only root file system."
 COMPOSEAPPS_SLOT_SIZE ?= "2G"
 COMPOSEAPPS_SLOT_SIZE[doc] = "Size of each of the two root partitions."
-IMAGE_FSTYPES ?= "${COMPOSEAPPS_ROOTFS_TYPE} wic.zst wic.bmap"
+# What a machine's configuration adds, such as tar archives, is for other images.
+COMPOSEAPPS_IMAGE_FSTYPES ?= "wic.zst wic.bmap"
+COMPOSEAPPS_IMAGE_FSTYPES[doc] = "Types of the image."
+IMAGE_FSTYPES = "${COMPOSEAPPS_IMAGE_FSTYPES}"
 
 WKS_FILE ?= "composeapps.wks.in"
 WKS_SEARCH_PATH .= ":${COMPOSEAPPS_WICDIR}"
 # Wic's plugins were renamed after scarthgap.
 COMPOSEAPPS_WIC_BOOT ?= "${@'bootimg-' if 'scarthgap' in d.getVar('LAYERSERIES_CORENAMES').split() else 'bootimg_'}"
-WICVARS:append = " COMPOSEAPPS_ROOTFS_TYPE COMPOSEAPPS_SLOT_SIZE COMPOSEAPPS_WIC_BOOT"
+WICVARS:append = " COMPOSEAPPS_SLOT_SIZE COMPOSEAPPS_WIC_BOOT"
 do_image_wic[depends] += "e2fsprogs-native:do_populate_sysroot erofs-utils-native:do_populate_sysroot"
 
 TEST_SUITES:append = " composeapps"
