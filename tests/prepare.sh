@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # Why each is here: mmdebstrap builds the device's tree and the demo's packages; venv the tests'
-# interpreter; docker-registry is a server to pull from; strace kills at system calls; e2fsprogs,
+# interpreter; docker-registry is a server to pull from; strace lists system calls; e2fsprogs,
 # iproute2, mount, util-linux make the testbed's file system, network and namespaces; git names the
 # files that the style tests read; gcc compiles what kills at library calls; qemu-system-x86,
 # qemu-utils and fdisk run and make the device.
