@@ -53,7 +53,8 @@ def judge(machine: Machine, fsynced: list[str], trusted: set[str]) -> Verdict:
         found = machine.run(ASK, "healthy", str(left), check=False, timeout=left + 60)
         verdict = Verdict(machine.seconds)
         if found.code != 0:
-            verdict.broken.append(f"L1: not healthy after {machine.seconds:.0f} s")
+            said = f"{found.code} {found.err[-500:]}"
+            verdict.broken.append(f"L1: not healthy after {machine.seconds:.0f} s: {said}")
         facts = verdict.facts = ask(machine, "law")
     except MachineError as error:
         return Verdict(machine.seconds, [f"L1: {error}"])

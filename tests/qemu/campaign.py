@@ -90,7 +90,8 @@ class Campaign:
         machine.start()
         verdict = vmlaw.judge(machine, ["v1"], self._trusted())
         if verdict.broken:
-            raise SystemExit(f"the device is not well before any cut: {verdict.broken}")
+            journal = machine.run("journalctl", "-b", "-n", "60", "--no-pager").out
+            raise SystemExit(f"the device is not well before any cut: {verdict}\n{journal}")
         machine.save(self._scratch / "snapshot")
         self.timeline = self._undisturbed()
 
