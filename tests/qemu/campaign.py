@@ -103,19 +103,22 @@ class Campaign:
     def _trusted(self) -> set[str]:
         return set().union(*(vmlaw.images_of(site) for site in self._sites.values()))
 
-    def _begin(self, server: vmworld.Server) -> Machine:
+    def _copy(self, server: vmworld.Server) -> Machine:
         disk = Disk(self._scratch / "base.raw").copy(self._scratch / "trial.raw")
         machine = self._machine(disk, server)
         (machine.directory / "console.log").unlink(missing_ok=True)
+        return machine
+
+    def _begin(self, machine: Machine) -> None:
         machine.start(self._scratch / "snapshot")
         machine.run("true")
         machine.send(vmlaw.ASK, "trace", str(VERSION), timeout=700)
-        machine.run("systemctl", "reload", "composeapps.service")
-        return machine
+        machine.send("systemctl", "reload", "composeapps.service")
 
     def _undisturbed(self) -> list[tuple[float, str]]:
         server = vmworld.Server(self._sites["good"])
-        machine = self._begin(server)
+        machine = self._copy(server)
+        self._begin(machine)
         begun = machine.seconds
         ended = machine.run(
             vmlaw.ASK, "state", str(VERSION), *vmlaw.ENDED, timeout=UPDATE_TIMEOUT, check=False
@@ -145,8 +148,9 @@ class Campaign:
         # A little beyond the end: an update that has just been committed may be lost too.
         trial.cut_after = rng.random() * self.length * 1.15
         server = vmworld.Server(self._sites[trial.release])
-        machine = self._begin(server)
+        machine = self._copy(server)
         try:
+            self._begin(machine)
             self._cut(machine, trial, rng)
             self._recover(machine, trial, server)
         except MachineError as error:
