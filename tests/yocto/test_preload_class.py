@@ -267,6 +267,17 @@ def test_settings_that_miss_something(
     assert sentence in make(build, maker.values(app, **change)).value["skipped"]
 
 
+def test_nothing_waits_for_a_network(maker: Maker, build: FakeBuild) -> None:
+    waits = "etc/systemd/system/network-online.target.wants/systemd-networkd-wait-online.service"
+    (build.directory / "classes" / "waits.bbclass").write_text(
+        'ROOTFS_POSTPROCESS_COMMAND:prepend = "waits "\n'
+        f"waits () {{\n    install -D /dev/null ${{IMAGE_ROOTFS}}/{waits}\n}}\n"
+    )
+    assert make(build, maker.values("", INHERIT="waits"), ROOTFS).code == 0
+    (root,) = build.directory.glob("tmp/work/*/rootfs")
+    assert (root / waits).parent.is_dir() and not (root / waits).exists()
+
+
 def test_an_image_without_apps_has_no_store(maker: Maker, build: FakeBuild) -> None:
     done = make(build, maker.values("", COMPOSEAPPS_URL=""))
     assert done.code == 0, done.said

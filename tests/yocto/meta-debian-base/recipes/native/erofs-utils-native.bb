@@ -12,6 +12,6 @@ do_install () {
     tar -xf ${DEBIAN_TREE} -C $place --strip-components=4 --wildcards \
         './usr/lib/x86_64-linux-gnu/ld-linux-*' './usr/lib/x86_64-linux-gnu/lib*.so.*'
     tar -xf ${DEBIAN_TREE} -C $place --strip-components=3 ./usr/bin/mkfs.erofs
-    printf '#!/bin/sh\nplace=$(dirname "$(readlink -f "$0")")/../lib/erofs-of-tree\nexec "$place"/ld-linux-x86-64.so.2 --library-path "$place" "$place"/mkfs.erofs "$@"\n' > ${D}${bindir}/mkfs.erofs
+    printf '#!/bin/sh\nplace=$(dirname "$(readlink -f "$0")")/../lib/erofs-of-tree\nexec "$place"/ld-linux-x86-64.so.2 --library-path "$place${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$place"/mkfs.erofs "$@"\n' > ${D}${bindir}/mkfs.erofs
     chmod 0755 ${D}${bindir}/mkfs.erofs
 }
