@@ -284,6 +284,7 @@ class Machine:
     def _log_console(self, connection: socket.socket) -> None:
         with (self.directory / "console.log").open("ab") as log:
             log.write(b"---------- power on\n")
+            log.flush()
             for line in lines(connection):
                 log.write(f"[{self.seconds:7.2f}] ".encode() + line.rstrip() + b"\n")
                 log.flush()
