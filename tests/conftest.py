@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from seed import SEED
 
 from demo import images
 from testbed import Testbed
 
 HERE = Path(__file__).resolve().parent
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
 IN_CI = bool(os.environ.get("CI"))
 
 # Machines differ in speed by more than any deadline forgives; blobs make a failure repeatable.

@@ -23,11 +23,11 @@ import layers as maker
 import odd
 import pytest
 import random_layers
-from conftest import SEED
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from layers import Image
 from random_layers import Entry
+from seed import SEED
 
 from testbed import Testbed, environment
 

@@ -1,0 +1,8 @@
+"""One seed for all random choices of a test run; always printed, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import os
+import random
+
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
