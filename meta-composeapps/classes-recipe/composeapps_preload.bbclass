@@ -207,8 +207,8 @@ python composeapps_install_factory () {
 composeapps_install_factory[vardepsexclude] = "COMPOSEAPPS_FACTORY"
 
 # Docker's unit wants a network that is online; a device starts its apps without one. The preset says
-# so, but images only ever enable by presets.
-ROOTFS_POSTPROCESS_COMMAND:append = " composeapps_wait_for_no_network"
+# so, but images only ever enable by presets, and with networkd what waits for it.
+IMAGE_PREPROCESS_COMMAND:append = " composeapps_wait_for_no_network"
 composeapps_wait_for_no_network () {
     rm -f ${IMAGE_ROOTFS}${sysconfdir}/systemd/system/network-online.target.wants/systemd-networkd-wait-online.service
 }

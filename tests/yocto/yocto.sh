@@ -112,7 +112,9 @@ bitbake() { # bitbake DIRECTORY COMMAND…: as the build's user, with a clean en
 
 # (a) the image, with the stand-in
 image=$build/image-$series
-configure "$image" "$build/source/tests/yocto/meta-debian-base" "$build/source/meta-composeapps"
+stand_ins="$build/source/tests/yocto/stand-ins/meta-python $build/source/tests/yocto/stand-ins/meta-virtualization"
+# shellcheck disable=SC2086
+configure "$image" "$build/source/tests/yocto/meta-debian-base" $stand_ins "$build/source/meta-composeapps"
 cat >>"$image/conf/local.conf" <<EOF
 DISTRO = "debian-base"
 DEBIAN_TREE = "$build/in/tree.tar"
@@ -131,7 +133,8 @@ say "yocto-check-layer"
 check=$build/check-$series
 configure "$check" "$build/source/tests/yocto/meta-debian-base"
 sed -n '/^DISTRO\|^DEBIAN\|^PSEUDO\|^NATIVE/p' "$image/conf/local.conf" >>"$check/conf/local.conf"
-bitbake "$check" yocto-check-layer "$build/source/meta-composeapps"
+# shellcheck disable=SC2086
+bitbake "$check" yocto-check-layer "$build/source/meta-composeapps" --dependency $stand_ins
 if [ -d "$layers/meta-openembedded" ] && [ -d "$layers/meta-virtualization" ]; then
     say "resolving all dependencies with the real layers"
     real=$build/real-$series

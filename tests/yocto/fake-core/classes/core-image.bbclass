@@ -5,7 +5,8 @@ python do_rootfs () {
     root = d.getVar("IMAGE_ROOTFS")
     shutil.rmtree(root, ignore_errors=True)
     bb.utils.mkdirhier(root)
-    for command in (d.getVar("ROOTFS_POSTPROCESS_COMMAND") or "").split():
+    commands = ("ROOTFS_POSTPROCESS_COMMAND", "IMAGE_PREPROCESS_COMMAND")
+    for command in " ".join(d.getVar(name) or "" for name in commands).split():
         bb.build.exec_func(command, d)
 }
 do_image_wic () {
