@@ -91,7 +91,8 @@ python () {
     if not d.getVar("COMPOSEAPPS_PRELOAD"):
         for task in ("do_composeapps_fetch", "do_composeapps_seal"):
             d.setVarFlag(task, "noexec", "1")
-            d.delVarFlag(task, "depends")
+            for flag in ("depends", "network"):
+                d.delVarFlag(task, flag)
         return
     try:
         composeapps_wanted(d)
