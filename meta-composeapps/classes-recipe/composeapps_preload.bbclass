@@ -91,9 +91,10 @@ python () {
     if not d.getVar("COMPOSEAPPS_PRELOAD"):
         for task in ("do_composeapps_fetch", "do_composeapps_seal"):
             d.setVarFlag(task, "noexec", "1")
-            for flag in ("depends", "network"):
-                d.delVarFlag(task, flag)
+            d.delVarFlag(task, "depends")
         return
+    # Only where there is something to fetch.
+    d.setVarFlag("do_composeapps_fetch", "network", "1")
     try:
         composeapps_wanted(d)
         root = d.getVar("COMPOSEAPPS_ROOT")
@@ -152,7 +153,6 @@ python do_composeapps_fetch () {
         bb.fatal("The apps of %s are neither in %s nor in a mirror directory, and BB_NO_NETWORK forbids to fetch them: run bitbake -c composeapps_fetch %s once with a network" % (d.getVar("PN"), bundle, d.getVar("PN")))
     bb.fatal("%s is no directory, and no URL: correct COMPOSEAPPS_URL" % d.getVar("COMPOSEAPPS_URL"))
 }
-do_composeapps_fetch[network] = "1"
 do_composeapps_fetch[dirs] = "${WORKDIR}"
 do_composeapps_fetch[lockfiles] = "${DL_DIR}/composeapps.lock"
 do_composeapps_fetch[depends] = "composeapps-native:do_populate_sysroot"

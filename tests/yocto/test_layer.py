@@ -53,7 +53,6 @@ PACKAGES = {
 #: Rules of oelint-adv that this layer is not held to, each with its reason.
 UNHELD = {
     "oelint.vars.homepageping": "asks the network",
-    "oelint.task.network": "the one task that may use it, and the reason why there is one",
     "oelint.task.noanonpython": "says what is wrong with a setting when recipes are parsed",
     "oelint.vars.noncoreoverride": "the append is only read with the layer's distro feature",
     "oelint.vars.fileextrapaths": "the agent lies beside the layer, outside of its directories",

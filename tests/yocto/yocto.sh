@@ -132,7 +132,7 @@ ls -l "$image/tmp/deploy/images/qemux86-64/" >&2
 say "yocto-check-layer"
 check=$build/check-$series
 configure "$check" "$build/source/tests/yocto/meta-debian-base"
-# Without apps: a task with a network is what the check has to refuse, and the class has it for apps.
+# As on a machine that has just cloned the layer: without apps.
 sed -i '/^COMPOSEAPPS_PRELOAD/d' "$check/conf/local.conf"
 sed -n '/^DISTRO\|^DEBIAN\|^PSEUDO\|^NATIVE/p' "$image/conf/local.conf" >>"$check/conf/local.conf"
 # shellcheck disable=SC2086
