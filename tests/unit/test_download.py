@@ -398,9 +398,12 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, stick: Path) -> None
     with pytest.raises(StateError, match="cannot be read or written"):
         download(tmp_path / "none", DirectoryLayout(stick))
     (tmp_path / "link").mkdir()
-    (tmp_path / "link" / f"{HEX}.part").symlink_to("/etc/passwd")
+    other = tmp_path / "other"
+    other.write_text("somebody else's")
+    (tmp_path / "link" / f"{HEX}.part").symlink_to(other)
     with pytest.raises(StateError):
         download(tmp_path / "link", DirectoryLayout(stick))
+    assert other.read_text() == "somebody else's"
 
 
 # Pace
