@@ -13,8 +13,9 @@ SUITES := $(wildcard tests/unit tests/yocto tests/docker tests/crash tests/qemu)
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-demo: prepare ## Publish, sign, update, break, roll back, corrupt and reset a Compose app
+demo: prepare ## Publish, sign, update, break, roll back, corrupt, reset; then a device in QEMU
 	$(BIN)/python tests/demo/demo.py
+	$(BIN)/python tests/demo/device.py
 
 test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some
 	$(BIN)/pytest $(or $(TESTS),$(SUITES))

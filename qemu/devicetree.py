@@ -77,15 +77,10 @@ def device_tree(suite: str = SUITE) -> Path:
         if not final.exists():
             print("making the device's tree (about a minute) ...", file=sys.stderr, flush=True)
             temporary = final.with_name(f".tmp-{final.name}")
-            remove(temporary)
+            tree.remove(temporary)
             make(suite, temporary)
             os.replace(temporary, final)
     return final
-
-
-def remove(directory: Path) -> None:
-    """Remove a tree, and not what a mmdebstrap that was killed left mounted in it."""
-    subprocess.run(["rm", "-rf", "--one-file-system", str(directory)], check=True)
 
 
 def make(suite: str, directory: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +73,7 @@ def tree(suite: str = "trixie") -> Path:
 
 def _make(suite: str, final: Path) -> None:
     temporary = final.with_name(f".tmp-{final.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     if suite == "sid":
         options.append('--aptopt=Acquire::Check-Valid-Until "false"')
@@ -88,6 +87,11 @@ def _make(suite: str, final: Path) -> None:
         (temporary / name).mkdir(parents=True, exist_ok=True)
     install_wheels(temporary)
     os.replace(temporary, final)
+
+
+def remove(directory: Path) -> None:
+    """Remove a tree, and not what a mmdebstrap that was killed left mounted in it."""
+    subprocess.run(["rm", "-rf", "--one-file-system", str(directory)], check=True)
 
 
 def install_wheels(root: Path) -> None:

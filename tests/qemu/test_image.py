@@ -11,6 +11,7 @@ import vmworld
 
 import devicetree
 import image
+import tree
 
 
 def digest(path: Path) -> str:
@@ -47,7 +48,7 @@ def test_a_tree_made_anew_gives_the_same_root_image(inputs: image.Inputs, root_i
         image.make_root_image(inputs, place, place / "root.erofs")
         assert digest(place / "root.erofs") == digest(root_image)
     finally:
-        devicetree.remove(place)
+        tree.remove(place)
 
 
 def test_the_root_image_is_small(root_image: Path) -> None:
