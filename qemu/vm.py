@@ -234,6 +234,25 @@ class Machine:
         finally:
             protocol.close()
 
+    def wait_for_event(self, name: str, timeout: float) -> dict[str, Any]:
+        """Wait for an event of QEMU's and return its data; what the guest says is not looked at.
+
+        Raises:
+            MachineError: it did not come within so many seconds.
+        """
+        protocol = QEMUMonitorProtocol(str(self.directory / "qmp.socket"))
+        protocol.connect(negotiate=True)
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                event = protocol.pull_event(wait=max(deadline - time.monotonic(), 0.01))
+                if event and event["event"] == name:
+                    return dict(event["data"])
+        except TimeoutError:
+            raise MachineError(f"no {name} in {timeout:g} s\n{self.console(40)}") from None
+        finally:
+            protocol.close()
+
     # Commands.
 
     def wait_for_channel(self, timeout: float = BOOT_TIMEOUT) -> float:

@@ -38,9 +38,6 @@ def test_the_same_inputs_give_the_same_root_image(
         again.unlink(missing_ok=True)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("SLOW"), reason="makes the tree anew, minutes: SLOW=1 asks for it"
-)
 def test_a_tree_made_anew_gives_the_same_root_image(inputs: image.Inputs, root_image: Path) -> None:
     place = root_image.with_name(f"again-{os.getpid()}")
     try:
