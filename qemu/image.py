@@ -35,8 +35,8 @@ _KEPT_IMAGES = 8
 _UUID = "f0d8a2c6-5b0e-4b6e-9d65-6f6d706f7365"
 _FILES = {
     "etc/fstab": """\
-PARTLABEL=data /var ext4 \
-noatime,x-systemd.device-timeout=10min,x-systemd.requires=composeapps-data.service 0 0
+PARTLABEL=data /var ext4 noatime,resuid=2147483646,\
+x-systemd.device-timeout=10min,x-systemd.requires=composeapps-data.service 0 0
 tmpfs /tmp tmpfs mode=1777,nosuid,nodev,size=20% 0 0
 """,
     "etc/hostname": "device\n",

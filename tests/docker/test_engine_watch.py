@@ -106,6 +106,25 @@ def test_an_engine_that_nothing_starts_is_reported_once(rig: Rig) -> None:
     whole(rig, lines)
 
 
+def test_a_reset_that_was_killed_begins_again(rig: Rig) -> None:
+    """A store that was moved aside by half must not be taken for a whole one."""
+    before, lines = resets(rig), rig.log()
+    database = rig.bed.path(DATABASES["containerd"])
+    begun = database.stat().st_ino
+    stop = "/run/testbed-engine stop; kill -KILL $PPID"
+    text = (rig.bed.etc / "composeapps.toml").read_text()
+    killed = text.replace('"/run/testbed-engine", "stop"', f'"sh", "-c", "{stop}"')
+    (rig.bed.etc / "composeapps.toml").write_text(killed)
+    assert rig.bed.run("composeapps", "reset", "--engine", check=False).returncode != 0
+    assert database.stat().st_ino == begun, "nothing was moved yet"
+    rig.configure()
+    with rig.offline():
+        rig.run("start")
+    assert database.stat().st_ino != begun
+    assert resets(rig) == before + 1
+    whole(rig, lines)
+
+
 def test_the_resident_part_does_it_by_itself(rig: Rig) -> None:
     before, lines = resets(rig), rig.log()
     rig.bed.engine("stop")

@@ -16,6 +16,11 @@ from disk import FLUSH, SHARES
 MIB = 1024**2
 #: Seconds; the watchdog has 30, by the clock of a guest that gets a part of the processor.
 RESET_WITHIN = 180.0
+#: Takes all blocks that there are for who may not take reserved ones.
+FILL = """\
+fallocate -l $(($(stat -f -c %a /var) * 4096 - 1048576)) /var/lib/fill
+cat /dev/zero >/var/lib/fill2
+"""
 #: Makes two files, fsynced; prints the block in which the second begins (FIBMAP, <linux/fs.h>).
 PREPARE = """\
 import fcntl, os, struct
@@ -149,6 +154,20 @@ def test_a_power_cut_loses_what_was_not_flushed_and_nothing_else(device: Device)
     assert device.judge(fsynced=["v1"]).broken == []
     assert machine.run("stat", "-c", "%s", "/var/lib/kept").out == "40000\n"
     assert machine.run("cat", "/etc/machine-id").out == identity
+
+
+def test_docker_starts_on_a_data_partition_that_an_app_has_filled(device: Device) -> None:
+    """Root in a container has no CAP_SYS_RESOURCE: reserved blocks stay the engine's (ADR 13)."""
+    machine = device.machine
+    as_in_a_container = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
+    machine.run(*as_in_a_container, "sh", "-c", FILL, check=False)
+    assert machine.run("stat", "-f", "-c", "%a", "/var").out == "0\n"
+    machine.run("sync")
+    machine.cut()
+    device.boot(network=False)
+    assert device.judge(fsynced=["v1"]).broken == []
+    assert machine.run("stat", "-f", "-c", "%a", "/var").out == "0\n"
+    machine.run("sh", "-c", "rm /var/lib/fill*")
 
 
 def test_an_empty_data_partition_is_made_anew_and_the_apps_run(device: Device) -> None:
