@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,9 @@ class Rig:
                 self.bed.run("pkill", "-TERM", "-f", "composeapps.cli run$", check=False)
                 started.wait(60)
 
-    @contextmanager
-    def offline(self) -> Iterator[None]:
+    def offline(self) -> AbstractContextManager[None]:
         """Take the site away for a while."""
-        away = self.world.site.with_name("site.away")
-        self.world.site.rename(away)
-        try:
-            yield
-        finally:
-            away.rename(self.world.site)
+        return self.world.away()
 
     def log(self, app: str = "a") -> list[str]:
         """Return the lines that an app's service has written to its volume."""
@@ -124,3 +118,11 @@ class Rig:
     def mounted(self) -> int:
         """Return how many sealed layers are mounted."""
         return self.bed.run("cat", "/proc/self/mountinfo").stdout.count(f" {LAYERS}/")
+
+
+def on_second_release(bed: Testbed) -> Rig:
+    """Return a device whose current release is 2 and whose previous one is 1."""
+    rig = Rig(bed)
+    rig.update({"a": rig.world.ticker(1)})
+    rig.update({"a": rig.world.ticker(2)})
+    return rig

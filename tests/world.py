@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -133,6 +134,16 @@ class World:
         """Sign a release of artifacts by app name; return its version."""
         described = {name: App(artifact) for name, artifact in apps.items()}
         return self.repository.release(CHANNEL, described, self.signers, gates=gates).version
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Take the site away for a while."""
+        away = self.site.with_name("site.away")
+        self.site.rename(away)
+        try:
+            yield
+        finally:
+            away.rename(self.site)
 
     def ticker(self, version: int, *, size: int = 200_000, compose: str = TICKER) -> str:
         """Store an app whose image shares its base with every other version."""

@@ -9,8 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,15 +185,9 @@ class CrashDevice:
         factory.rename(self.bed.share / "factory")
         self.factory_version = self.version
 
-    @contextmanager
-    def offline(self) -> Iterator[None]:
+    def offline(self) -> AbstractContextManager[None]:
         """Take the network away for a while."""
-        away = self.world.site.with_name("site.away")
-        self.world.site.rename(away)
-        try:
-            yield
-        finally:
-            away.rename(self.world.site)
+        return self.world.away()
 
     def log(self) -> list[str]:
         """Return the lines that the app has written to its volume, each one fsynced."""

@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from rig import Rig
+from rig import Rig, on_second_release
 from test_damage import CONTAINERD, CONTENT, DOCKER, SNAPSHOTS
 
 from testbed import Testbed
@@ -14,11 +14,7 @@ from testbed import Testbed
 
 @pytest.fixture(scope="module")
 def rig(testbed: Testbed) -> Rig:
-    """Return a device on its second release."""
-    rig = Rig(testbed)
-    rig.update({"a": rig.world.ticker(1)})
-    rig.update({"a": rig.world.ticker(2)})
-    return rig
+    return on_second_release(testbed)
 
 
 def resets(rig: Rig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from rig import Rig
+from rig import Rig, on_second_release
 from test_damage import _flip, _layer
 
 from testbed import Testbed
@@ -20,11 +20,7 @@ db.commit()
 
 @pytest.fixture(scope="module")
 def rig(testbed: Testbed) -> Rig:
-    """Return a device on its second release."""
-    rig = Rig(testbed)
-    rig.update({"a": rig.world.ticker(1)})
-    rig.update({"a": rig.world.ticker(2)})
-    return rig
+    return on_second_release(testbed)
 
 
 def test_a_whole_pass_finds_nothing_wrong(rig: Rig) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rig import STORE, Rig
+from rig import STORE, Rig, on_second_release
 from world import TICKER
 
 from testbed import Testbed
@@ -16,11 +16,7 @@ EXITS = TICKER.replace("trap exit TERM;", "exit 3;")
 
 @pytest.fixture(scope="module")
 def rig(testbed: Testbed) -> Rig:
-    """Return a device on its second release."""
-    rig = Rig(testbed)
-    rig.update({"a": rig.world.ticker(1)})
-    rig.update({"a": rig.world.ticker(2)})
-    return rig
+    return on_second_release(testbed)
 
 
 def _own_layer(rig: Rig) -> Path:

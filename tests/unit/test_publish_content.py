@@ -269,7 +269,7 @@ def test_one_writer_at_a_time_and_leftovers_go(tmp_path: Path) -> None:
     left.write_text("half")
     holder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    with pytest.raises(BusyError, match="another composeapps-publish writes to"):
+    with pytest.raises(BusyError, match="another composeapps-publish works on"):
         add(Layout(tmp_path), packed("b"), "x.test/b")
     os.close(holder)
     add(Layout(tmp_path), packed("b"), "x.test/b")

@@ -13,7 +13,6 @@ directory. It appears under its name when it is complete.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +21,14 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata
 
-from composeapps import durable
 from composeapps.answers import Response
 from composeapps.digests import file_digest
-from composeapps.errors import ConfigError, UsageError
+from composeapps.errors import ConfigError
 from composeapps.oci import Descriptor, Platform, Reference, digest_of, hex_of
 from composeapps.publish.apps import Tools, content_of, judge_platform
 from composeapps.publish.artifact import EMPTY, Packed
 from composeapps.publish.content import Content
+from composeapps.publish.directories import new_output
 from composeapps.publish.push import Layout
 from composeapps.release import Release
 from composeapps.trust import CheckResult
@@ -144,33 +143,25 @@ def bundle(
         ConfigError: it is not what is wanted, or has nothing for that platform.
         SourceError, IntegrityError: content could not be had.
     """
-    if output.exists():
-        raise UsageError(f"{output} exists: name another directory, or remove it first")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output.parent} is not a directory")
     with (
         tempfile.TemporaryDirectory(prefix="composeapps-") as scratch,
-        durable.new_directory(output, _DIRECTORY) as temporary,
+        new_output(output, _DIRECTORY) as temporary,
     ):
-        try:
-            checked = check(Path(scratch))
-            wanted.judge(checked)
-            version = Metadata.from_bytes(root).signed.version
-            recorder.files.setdefault(f"metadata/{version}.root.json", root)
-            _write(temporary, recorder.files)
-            layout = Layout(temporary / OCI)
-            for name, app in checked.release.apps.items():
-                judge_platform(name, app, platform)
-                reference = Reference.parse(app.artifact)
-                content = content_of(reference, platform, tools)
-                # Every layout reader wants the config too, which is the empty object.
-                blobs = {**content.packed.blobs, digest_of(EMPTY): EMPTY}
-                packed = Packed(content.packed.manifest, blobs)
-                layout.add(packed, reference, content.survey, tools.content, tools.say)
-            temporary.chmod(_DIRECTORY)
-        except BaseException:
-            shutil.rmtree(temporary)
-            raise
+        checked = check(Path(scratch))
+        wanted.judge(checked)
+        version = Metadata.from_bytes(root).signed.version
+        recorder.files.setdefault(f"metadata/{version}.root.json", root)
+        _write(temporary, recorder.files)
+        layout = Layout(temporary / OCI)
+        for name, app in checked.release.apps.items():
+            judge_platform(name, app, platform)
+            reference = Reference.parse(app.artifact)
+            content = content_of(reference, platform, tools)
+            # Every layout reader wants the config too, which is the empty object.
+            blobs = {**content.packed.blobs, digest_of(EMPTY): EMPTY}
+            packed = Packed(content.packed.manifest, blobs)
+            layout.add(packed, reference, content.survey, tools.content, tools.say)
+        temporary.chmod(_DIRECTORY)
     return checked.release
 
 

@@ -14,16 +14,14 @@ Everything is reached by digest from the verified release. The same release, pla
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from composeapps import durable
-from composeapps.errors import ConfigError, UsageError
 from composeapps.oci import Platform, Reference
 from composeapps.publish.apps import Tools, content_of, judge_platform
+from composeapps.publish.directories import new_output
 from composeapps.publish.sealing import copy_layers
 from composeapps.release import NAME, Release
 from composeapps.store import Store
@@ -73,24 +71,16 @@ def preload(
         ConfigError, SealError: an app cannot run on that platform.
         SourceError, IntegrityError: content could not be had.
     """
-    if output.exists():
-        raise UsageError(f"{output} exists: name another directory, or remove it first")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output.parent} is not a directory")
     with (
         tempfile.TemporaryDirectory(prefix="composeapps-") as scratch,
-        durable.new_directory(output, 0o755) as temporary,
+        new_output(output) as temporary,
     ):
-        try:
-            trust = make_trust(Path(scratch), Memory())
-            checked = trust.check(channel)
-            trust.export(channel, temporary / TRUST)
-            _write(temporary / ROOT, root)
-            _write(temporary / NAME, checked.raw)
-            _fill(temporary, checked, platform, tools)
-        except BaseException:
-            shutil.rmtree(temporary)
-            raise
+        trust = make_trust(Path(scratch), Memory())
+        checked = trust.check(channel)
+        trust.export(channel, temporary / TRUST)
+        _write(temporary / ROOT, root)
+        _write(temporary / NAME, checked.raw)
+        _fill(temporary, checked, platform, tools)
     return checked.release
 
 

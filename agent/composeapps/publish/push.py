@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from composeapps import durable
 from composeapps.config import Settings
-from composeapps.errors import BusyError, ConfigError, SourceError
+from composeapps.errors import ConfigError, SourceError
 from composeapps.images import Image, Kind
 from composeapps.oci import (
     COMPOSE_PROJECT,
@@ -28,6 +24,7 @@ from composeapps.oci import (
 )
 from composeapps.publish.artifact import Packed
 from composeapps.publish.content import NAMES, Content, Say, short
+from composeapps.publish.directories import exclusive
 from composeapps.publish.images import Survey
 from composeapps.registry import registry_client
 from composeapps.transport import Transport
@@ -79,7 +76,7 @@ class Layout:
             SourceError, IntegrityError: an image could not be had.
         """
         durable.make_dir(self._blobs, _DIRECTORY)
-        with self._locked():
+        with exclusive(self._directory, self._blobs):
             durable.write_file(self._directory / "oci-layout", _LAYOUT, _FILE)
             for image in surveyed.all():
                 self._add_image(image, content, say)
@@ -88,23 +85,6 @@ class Layout:
             self._put(packed.digest, packed.manifest)
             entry = Descriptor(OCI_MANIFEST, packed.digest, len(packed.manifest)).to_json()
             self._list({**entry, "artifactType": COMPOSE_PROJECT}, _name(reference, packed.digest))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep others out, and clear what an interrupted one left half written."""
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError(
-                    f"another composeapps-publish writes to {self._directory}: wait for it"
-                ) from error
-            for path in (self._directory, self._blobs):
-                durable.remove_temporaries(path)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _add_image(self, image: Image, content: Content, say: Say) -> None:
         *manifests, config = image.documents

@@ -15,9 +15,7 @@ last. What a change interrupted before that has left is not referred to, and wri
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +35,8 @@ from tuf.api.metadata import (
 )
 
 from composeapps import durable
-from composeapps.errors import BusyError, ConfigError, TrustError
+from composeapps.errors import ConfigError, TrustError
+from composeapps.publish.directories import exclusive
 from composeapps.publish.signing import Draft, Published, chains
 from composeapps.release import LIMIT, NAME, Release, check_channel, target_path
 
@@ -82,19 +81,8 @@ class RepoFiles:
             raise ConfigError(
                 f"{self.directory} is no repository: make one with `composeapps-publish init`"
             )
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError(
-                    f"another composeapps-publish works on {self.directory}: wait for it"
-                ) from error
-            for path in (self.directory, self.metadata):
-                durable.remove_temporaries(path)
+        with exclusive(self.directory, self.metadata):
             yield
-        finally:
-            os.close(descriptor)
 
     def load(self) -> Draft:
         """Read the repository, every signature checked.
