@@ -231,6 +231,11 @@ def images_of(model: Mapping[str, Any], name: str) -> set[str]:
     return images
 
 
+def has_profiles(model: Mapping[str, Any]) -> bool:
+    """Say whether some services run only with a profile."""
+    return any((value or {}).get("profiles") for value in (model.get("services") or {}).values())
+
+
 def leans_on_others(model: Mapping[str, Any]) -> bool:
     """Say whether a project uses what another one may have to make first.
 

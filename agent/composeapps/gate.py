@@ -6,10 +6,8 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from composeapps.compose import Compose
 from composeapps.device import Device
-from composeapps.health import FAILED, HEALTHY, Expectation, Observations, Verdict, judge
-from composeapps.health import expectations as expectations_of
+from composeapps.health import FAILED, HEALTHY, Observations, Verdict, judge
 from composeapps.plan import AppPlan, Plan
 
 #: Seconds between two looks at the containers.
@@ -29,7 +27,6 @@ class Unhealthy:
 @dataclass
 class _Watched:
     app: AppPlan
-    expected: list[Expectation]
     deadline: float
     settle: float
     seen: Observations = field(default_factory=Observations)
@@ -67,13 +64,11 @@ def watch(
     Raises:
         EngineError: the engine does not answer.
     """
-    compose = Compose(device.settings.engine)
     begun = time.monotonic()
     watched = []
     for app in apps:
         timeout, settle = limits(device, plan, app)
-        expected = expectations_of(compose.config(app.project))
-        watched.append(_Watched(app, expected, min(begun + timeout, until), settle))
+        watched.append(_Watched(app, min(begun + timeout, until), settle))
     failed: list[Unhealthy] = []
     while watched and (every or not failed):
         waiting = []
@@ -93,20 +88,14 @@ def watch(
 
 def snapshot_of_health(device: Device, plan: Plan) -> dict[str, Verdict]:
     """Judge every app once, without waiting; a running service counts as settled."""
-    compose = Compose(device.settings.engine)
-    verdicts = {}
-    for app in plan.apps:
-        expected = expectations_of(compose.config(app.project))
-        item = _Watched(app, expected, 0.0, 0.0)
-        verdicts[app.name] = _look(device, item)
-    return verdicts
+    return {app.name: _look(device, _Watched(app, 0.0, 0.0)) for app in plan.apps}
 
 
 def _look(device: Device, item: _Watched) -> Verdict:
     containers = device.engine.containers(item.app.name)
     now = time.monotonic()
     item.seen.note(containers, now)
-    return judge(item.expected, containers, item.seen, now, item.settle)
+    return judge(item.app.expected, containers, item.seen, now, item.settle)
 
 
 def _explain(device: Device, item: _Watched, verdict: Verdict) -> Unhealthy:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from composeapps import artifact, copies, durable, images, policy, projectdir
-from composeapps.compose import Compose, Project, images_of, leans_on_others
+from composeapps.compose import Compose, Project, has_profiles, images_of, leans_on_others
 from composeapps.device import Device
 from composeapps.errors import ConfigError, IntegrityError, SettingsError, SpaceError
+from composeapps.health import Expectation, expectations
 from composeapps.images import Image, Layer
 from composeapps.oci import MANIFEST_LIMIT, Descriptor, Reference, hex_of
 from composeapps.policy import Policy
@@ -36,6 +37,8 @@ class AppPlan:
     project: Project
     policy: Policy
     images: tuple[Image, ...]
+    #: What has to run for the app to be healthy.
+    expected: tuple[Expectation, ...]
     #: It uses what another app may have to make, so it starts after those that do not.
     starts_late: bool = False
 
@@ -173,20 +176,31 @@ def _plan_app(device: Device, read: Reader, name: str, pinned: str) -> AppPlan:
     own = device.settings.paths.env / f"{name}.env"
     env_files = [own] if own.is_file() else []
     project = Project.unpacked(name, parsed, root, env_files=env_files)
-    try:
-        model = compose.config(project, every_profile=True)
-    except ProcessError as error:
-        if not error.stderr:  # it did not run, or not to its end
-            raise SettingsError(f"{what}: {error}") from error
-        raise ConfigError(f"{what}: Compose cannot read its files: {error}") from error
+    model = _model(compose, project, what, every_profile=True)
     wishes = policy.parse(model, what)
     project = Project.unpacked(name, parsed, root, env_files=env_files, profiles=wishes.profiles)
+    # Asking Compose takes a tenth of a second or more at each start, and mostly tells nothing new.
+    active = _model(compose, project, what) if has_profiles(model) else model
     walked = [
         images.walk(Reference.parse(text), device.platform, read)
         for text in sorted(images_of(model, name))
     ]
-    late = leans_on_others(model)
-    return AppPlan(name, reference, parsed, root, project, wishes, tuple(walked), late)
+    return AppPlan(
+        *(name, reference, parsed, root, project, wishes, tuple(walked)),
+        expected=tuple(expectations(active)),
+        starts_late=leans_on_others(model),
+    )
+
+
+def _model(
+    compose: Compose, project: Project, what: str, *, every_profile: bool = False
+) -> dict[str, Any]:
+    try:
+        return compose.config(project, every_profile=every_profile)
+    except ProcessError as error:
+        if not error.stderr:  # it did not run, or not to its end
+            raise SettingsError(f"{what}: {error}") from error
+        raise ConfigError(f"{what}: Compose cannot read its files: {error}") from error
 
 
 def project_root(device: Device, name: str, reference: Reference) -> Path:

@@ -1,37 +1,29 @@
-"""Watching apps: who ends the wait. The engine and Compose are stand-ins, the judgement is real."""
+"""Watching apps: who ends the wait. The engine is a stand-in, the judgement is real."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from composeapps import gate
-from composeapps.compose import Project
-from composeapps.config import EngineSettings, Settings, UpdateSettings
+from composeapps.config import Settings, UpdateSettings
 from composeapps.engine import Container
+from composeapps.health import Expectation
 
 HEALTHY = Container("i", "n", "p", "s", "i", "running", 0, "healthy", 0, "t")
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Any:
-    """Return a device whose Compose knows one service, ``s``, in each project."""
-    program = tmp_path / "compose"
-    program.write_text(f"#!/bin/sh\necho '{json.dumps({'services': {'s': {}}})}'\n")
-    program.chmod(0o755)
-    settings = Settings(
-        engine=EngineSettings(compose=(str(program),)),
-        update=UpdateSettings(health_timeout=60.0, settle=0.0),
-    )
+def device() -> Any:
+    """Return a device whose engine has what ``found`` says."""
+    settings = Settings(update=UpdateSettings(health_timeout=60.0, settle=0.0))
     found: dict[str, list[Container]] = {}
     engine = SimpleNamespace(containers=lambda name: found[name], log_tail=lambda id_: "log")
-    return SimpleNamespace(settings=settings, engine=engine, found=found, tmp=tmp_path)
+    return SimpleNamespace(settings=settings, engine=engine, found=found)
 
 
 def apps(device: Any, **containers: dict[str, Any]) -> list[Any]:
@@ -39,8 +31,7 @@ def apps(device: Any, **containers: dict[str, Any]) -> list[Any]:
     made = []
     for name, changes in containers.items():
         device.found[name] = [dataclasses.replace(HEALTHY, **changes)]
-        project = Project(name, device.tmp, ())
-        made.append(SimpleNamespace(name=name, policy=policy, project=project))
+        made.append(SimpleNamespace(name=name, policy=policy, expected=(Expectation("s"),)))
     return made
 
 
