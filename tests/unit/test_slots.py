@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_prune import World
+from pruneworld import World
 
 from composeapps import config, copies, fetch, install, keep, prune, slots
 from composeapps.device import Device
