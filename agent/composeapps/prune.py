@@ -15,6 +15,8 @@ from composeapps.store import Store, Stores
 log = logging.getLogger(__name__)
 #: Failed releases that are remembered, so that they are not tried again.
 REMEMBERED = 20
+#: State key that says a switch has begun after which nothing was pruned yet.
+PENDING = "prune"
 
 
 def prune(device: Device) -> int:
@@ -44,7 +46,10 @@ def prune(device: Device) -> int:
             return 0
     _forget_releases(device, kept)
     _prune_engine(device, plans)
-    return _prune_store(device, plans)
+    freed = _prune_store(device, plans)
+    if device.state.get(PENDING):
+        device.state.put(PENDING, "")
+    return freed
 
 
 def _forget_releases(device: Device, kept: set[str]) -> None:

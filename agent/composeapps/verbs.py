@@ -77,6 +77,8 @@ def update(device: Device, options: Options) -> None:
             if record is None or record.state != state.FETCHED:
                 _fetch(device, target)
             _switch(device, target)
+        elif device.state.get(prune.PENDING):
+            prune.prune(device)
         current = device.state.release(device.state.current)
     outbox.try_report(device)
     value = {"check": asdict(found) if found else None, "current": _release(current)}
@@ -138,6 +140,7 @@ def apply(device: Device, options: Options) -> None:
 
 def _switch(device: Device, digest: str) -> Plan:
     """Apply a release; whatever comes of it, what is not needed any more goes."""
+    device.state.put(prune.PENDING, "yes")  # whoever finds it does what power did not allow
     try:
         return machine.apply(device, digest)
     finally:

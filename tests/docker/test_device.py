@@ -57,6 +57,25 @@ def test_nothing_new_changes_nothing(rig: Rig) -> None:
     assert rig.json("ps") == before
 
 
+def test_what_a_killed_run_did_not_prune_goes_with_the_next_look(rig: Rig) -> None:
+    """Power went after a switch had ended: what it left must not stay until the next release."""
+    rig.bed.python(
+        "import sqlite3, pathlib\n"
+        'db = sqlite3.connect("/var/lib/composeapps/state.db")\n'
+        "db.execute(\"REPLACE INTO meta VALUES ('prune', 'yes')\")\n"
+        "db.commit()\n"
+        'pathlib.Path("/run/composeapps/layers/left").mkdir()\n'
+        'pathlib.Path("/var/lib/composeapps/apps/left").mkdir()\n'
+    )
+    rig.run("update")
+    assert not rig.bed.path("/run/composeapps/layers/left").exists()
+    assert not rig.bed.path("/var/lib/composeapps/apps/left").exists()
+    rig.bed.path("/var/lib/composeapps/apps/left").mkdir()
+    rig.run("update")
+    assert rig.bed.path("/var/lib/composeapps/apps/left").exists(), "it looks once"
+    rig.bed.path("/var/lib/composeapps/apps/left").rmdir()
+
+
 def test_an_update_seals_only_what_is_new_and_keeps_the_volume(rig: Rig) -> None:
     apps = {"a": rig.world.ticker(2)}
     version = rig.world.release(apps)
