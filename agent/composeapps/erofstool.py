@@ -24,8 +24,6 @@ TOOL_TIMEOUT = 60.0
 #: room than this, at any moment, is an error.
 ROOM = 16 * 1024 * 1024
 ROOM_EVERY = 8 * 1024 * 1024
-#: Bytes; what is compressed at once becomes at most so many (docs/adr/0012). Linux 5.13 and later.
-CLUSTER = 16 * 1024
 
 
 @lru_cache(maxsize=1)
@@ -54,11 +52,8 @@ def command(diff_id: str, output: Path, compression: str) -> list[str]:
     argv = [TOOL, "--quiet", "--tar=f", "--sort=none", "-T0", "--mkfs-time"]
     argv += ["-U", str(uuid.UUID(hex=hex_of(diff_id)[:32]))]
     # Without compression, data in blocks of its own is written once; with it, that would only
-    # cost a block for every small file.
-    if compression == "none":
-        argv.append("-Enoinline_data")
-    else:
-        argv += [f"-z{compression}", f"-C{CLUSTER}"]
+    # cost a block for every small file. No larger clusters, tails, fragments: docs/adr/0012.
+    argv.append("-Enoinline_data" if compression == "none" else f"-z{compression}")
     return [*argv, str(output)]
 
 
