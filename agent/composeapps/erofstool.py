@@ -24,6 +24,8 @@ TOOL_TIMEOUT = 60.0
 #: room than this, at any moment, is an error.
 ROOM = 16 * 1024 * 1024
 ROOM_EVERY = 8 * 1024 * 1024
+#: What its error messages begin with (erofs-utils, include/erofs/print.h).
+_ERROR = "<E>"
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +117,8 @@ class Tool:
         """End the stream and wait for the file; it is complete when this returns."""
         with suppress(BrokenPipeError):  # its exit code says more
             self._pipe.close()
-        if self._process.wait() != 0:
+        # mkfs.erofs before 1.9 prints writes that failed and may still end with 0.
+        if self._process.wait() != 0 or _ERROR in self._said():
             self._fail()
         check_room(self._output)
         self._finished = True
@@ -123,11 +126,14 @@ class Tool:
     def _fail(self) -> None:
         code = self._process.wait()
         check_room(self._output)
-        self._messages.seek(0)
-        said = self._messages.read(64 * 1024).decode("utf-8", "replace")
+        said = self._said()
         if "No space left" in said or "quota exceeded" in said:
             raise SpaceError(f"there is no room for a sealed layer in {self._output.parent}")
         raise process.ProcessError(self._argv, f"ended with {code}", said)
+
+    def _said(self) -> str:
+        self._messages.seek(0)
+        return self._messages.read(64 * 1024).decode("utf-8", "replace")
 
 
 def check_room(output: Path, needed: int = 0) -> None:

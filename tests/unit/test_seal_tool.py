@@ -68,6 +68,8 @@ def test_the_tool_is_too_old(script: str, monkeypatch: pytest.MonkeyPatch, tmp_p
         ("echo 'it broke' >&2; exit 3", process.ProcessError),
         ("kill -9 $$", process.ProcessError),
         ("cat >/dev/null; echo 'write: No space left on device' >&2; exit 1", SpaceError),
+        ("cat >/dev/null; echo '<E> erofs_io: No space left on device' >&2", SpaceError),
+        ("cat >/dev/null; echo '<E> erofs: what else there may be' >&2", process.ProcessError),
     ],
 )
 def test_the_tool_fails(
