@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 # interpreter; docker-registry is a server to pull from; strace lists system calls; e2fsprogs,
 # iproute2, mount, util-linux make the testbed's file system, network and namespaces; git names the
 # files that the style tests read; gcc compiles what kills at library calls; qemu-system-x86,
-# qemu-utils and fdisk run and make the device.
+# qemu-utils and fdisk run and make the device; cpio reads its initramfs as the kernel does.
 PACKAGES="mmdebstrap python3-venv docker-registry strace e2fsprogs iproute2 mount util-linux git
-gcc libc6-dev qemu-system-x86 qemu-utils fdisk ca-certificates debian-archive-keyring"
+gcc libc6-dev qemu-system-x86 qemu-utils fdisk cpio ca-certificates debian-archive-keyring"
 STAMP=.venv/.stamp
 
 fail() {
