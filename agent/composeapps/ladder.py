@@ -97,7 +97,7 @@ def _trusted(device: Device) -> list[tuple[int, str]]:
     try:
         found = device.trust.load(device.settings.device.channel)
         digest = device.stores.data.put_blob(found.raw)
-        if digest == device.factory_digest:  # that one is complete, and is looked at anyway
+        if digest == device.factory_digest:  # that one is looked at anyway
             return []
         if fetch.missing(device, make_plan(device, digest, online=False)):
             return []

@@ -108,6 +108,16 @@ def test_a_mount_that_fails_once_is_tried_again(kept: str, tmp_path: Path) -> No
     assert (tmp_path / "once").exists()
 
 
+def test_words_in_what_is_damaged_say_nothing_of_the_program(kept: str, tmp_path: Path) -> None:
+    """Errors that are left name files and inodes: they are what a full check is for (law L1)."""
+    left = f"""
+        [ "$1" = -p ] || exec {shutil.which("e2fsck")} "$@"
+        echo "Inode 12 is in use, but has dtime set. Entry 'memory' is a link to '/busy'." >&2
+        exit 4
+    """
+    assert prepare(kept, programs(tmp_path / "bin", e2fsck=left)) == 0
+
+
 def test_what_cannot_be_mended_is_made_anew(device: str, tmp_path: Path) -> None:
     assert prepare(device) == 0
     with mounted(device, tmp_path) as point:
