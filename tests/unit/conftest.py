@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mkfs import directory_with_mkfs
 from tufworld import World
 
-from composeapps import edge
+from composeapps import edge, seal
+from composeapps.state import State
 
 
 @pytest.fixture
@@ -28,3 +31,27 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(edge, "_open_standard_streams", lambda: None)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def newer_mkfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Put the tree's mkfs.erofs first in PATH."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = directory_with_mkfs(tmp_path_factory.mktemp("mkfs"))
+        patch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+        seal.check_tool.cache_clear()
+        yield place
+    seal.check_tool.cache_clear()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A state file that is not there yet."""
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def db(file: Path) -> Iterator[State]:
+    opened = State(file)
+    yield opened
+    opened.close()

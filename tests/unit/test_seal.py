@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +13,6 @@ import odd
 import pytest
 import zstandard
 from layers import file, hard_link, tar
-from mkfs import directory_with_mkfs
 from sealparts import LAYER, SETTINGS, sealed
 from trees import opener
 
@@ -25,15 +24,7 @@ from composeapps.errors import IntegrityError, SealError, SpaceError
 REWRITTEN = tar(file("f", b"data" * 10_000), hard_link("g", "f", mode=0o600))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def newer_mkfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Put the tree's mkfs.erofs first in PATH."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = directory_with_mkfs(tmp_path_factory.mktemp("mkfs"))
-        patch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-        seal.check_tool.cache_clear()
-        yield place
-    seal.check_tool.cache_clear()
+pytestmark = pytest.mark.usefixtures("newer_mkfs")
 
 
 def test_result(tmp_path: Path) -> None:

@@ -9,28 +9,17 @@ import sys
 import textwrap
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import layers as maker
 import odd
 import pytest
-from mkfs import directory_with_mkfs
 from sealparts import LAYER, sealed
 
 from composeapps import blobstream, process, seal
 from composeapps.errors import ConfigError, SpaceError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def newer_mkfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Put the tree's mkfs.erofs first in PATH."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = directory_with_mkfs(tmp_path_factory.mktemp("mkfs"))
-        patch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-        seal.check_tool.cache_clear()
-        yield place
-    seal.check_tool.cache_clear()
+pytestmark = pytest.mark.usefixtures("newer_mkfs")
 
 
 def _tool(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:

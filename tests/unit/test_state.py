@@ -34,18 +34,6 @@ TABLE = {
 }
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
-def db(file: Path) -> Iterator[State]:
-    opened = State(file)
-    yield opened
-    opened.close()
-
-
 def test_every_state_and_no_other_is_in_the_table() -> None:
     assert set(TABLE) == set(state.ALLOWED)
     assert sorted(state.SWITCHING) == ["installing", "rolling-back", "starting"]

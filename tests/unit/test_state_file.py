@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,6 @@ from stateparts import DIGEST, OTHER, bring
 from composeapps import state
 from composeapps.errors import DamagedStateError, NewerStateError, SpaceError, StateError
 from composeapps.state import State
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
-def db(file: Path) -> Iterator[State]:
-    opened = State(file)
-    yield opened
-    opened.close()
 
 
 def make(file: Path) -> bytes:
