@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -19,6 +20,8 @@ from composeapps.errors import ComposeAppsError, SpaceError, StateError, UsageEr
 
 #: Exit code of a run that SIGINT or SIGTERM ended (shells use 128 + signal number).
 INTERRUPTED = 130
+#: Does a command for its arguments and returns its exit code.
+Work = Callable[[Sequence[str]], int]
 log = logging.getLogger(__name__)
 
 
@@ -30,12 +33,56 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}: see {self.prog} --help")
 
 
-def run(program: str, arguments: Sequence[str], work: Callable[[Sequence[str]], int]) -> int:
+def _explained(error: OSError) -> ComposeAppsError:
+    """Return what an error of the operating system means that nothing below has explained."""
+    text = f"{error.filename or 'a file'}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(f"{text}: free space on its file system, or run composeapps prune")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StateError(f"{text}: run it as root")
+    return StateError(f"{text}: is its file system there, sound and writable?")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a command says what no code below it has explained."""
+
+    #: What a person can expect after a signal has ended it.
+    interrupted: str = "the next run goes on from here"
+    explain: Callable[[OSError], ComposeAppsError] = _explained
+
+
+def run(program: str, arguments: Sequence[str], work: Work, words: Words = Words()) -> int:
     """Do a command's work and return its exit code; only defects leave it as an exception."""
     _open_standard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return work(arguments)
+        return _told(program, arguments, work, words)
+    finally:
+        _let_go(sys.stdout)
+
+
+def _work_and_write(work: Work, arguments: Sequence[str]) -> int:
+    """Do a command's work and have its output written; raises OSError where it cannot be."""
+    try:
+        code = work(arguments)
+    except SystemExit as end:  # argparse, after --help and --version
+        code = int(end.code or 0)
+    sys.stdout.flush()
+    return code
+
+
+def _let_go(stream: TextIO) -> None:
+    """Write what a stream still holds, or forget it: from Python 3.13 on it would fail again."""
+    try:
+        stream.flush()
+    except OSError:
+        _forget(stream)
+
+
+def _told(program: str, arguments: Sequence[str], work: Work, words: Words) -> int:
+    try:
+        return _work_and_write(work, arguments)
     except ComposeAppsError as error:
         return _tell(program, error, as_json="--json" in arguments)
     except OSError as error:
@@ -43,9 +90,9 @@ def run(program: str, arguments: Sequence[str], work: Callable[[Sequence[str]], 
             _forget(sys.stdout)  # nobody is left to tell
             return 0
         log.debug("where it happened", exc_info=True)
-        return _tell(program, _explained(error), as_json="--json" in arguments)
+        return _tell(program, words.explain(error), as_json="--json" in arguments)
     except KeyboardInterrupt:
-        _say(sys.stderr, f"{program}: interrupted; the next run goes on from here")
+        _say(sys.stderr, f"{program}: interrupted; {words.interrupted}")
         return INTERRUPTED
 
 
@@ -64,18 +111,8 @@ def _tell(program: str, error: ComposeAppsError, *, as_json: bool) -> int:
 def _say(stream: TextIO, text: str) -> None:
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:  # there is no other place to tell it
         _forget(stream)
-
-
-def _explained(error: OSError) -> ComposeAppsError:
-    """Return what an error of the operating system means that nothing below has explained."""
-    text = f"{error.filename or 'a file'}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceError(f"{text}: free space on its file system, or run composeapps prune")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return StateError(f"{text}: run it as root")
-    return StateError(f"{text}: is its file system there, sound and writable?")
 
 
 def _open_standard_streams() -> None:

@@ -111,8 +111,9 @@ def test_closed_streams(settings: Path, tmp_path: Path, closed: str) -> None:
     State(tmp_path / "data" / "state.db").check()
 
 
-def test_a_full_output_is_told(settings: Path) -> None:
-    done = shell('"$@" > /dev/full', "--config", str(settings), "ls")
+@pytest.mark.parametrize("arguments", [["ls"], ["--json", "ls"], ["--help"]])
+def test_a_full_output_is_told(settings: Path, arguments: list[str]) -> None:
+    done = shell('"$@" > /dev/full', "--config", str(settings), *arguments)
     assert done.returncode == 7
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr

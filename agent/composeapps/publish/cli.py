@@ -1,22 +1,16 @@
-"""The ``composeapps-publish`` command: flags and exit codes; the only place that catches errors."""
+"""The ``composeapps-publish`` command: flags and exit codes."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
-from composeapps import __version__
+from composeapps import __version__, edge
 from composeapps.errors import ComposeAppsError
 from composeapps.publish.pack import DEFAULT_LIMIT
 
-#: Exit code of a run that SIGINT or SIGTERM ended (shells use 128 + signal number).
-INTERRUPTED = 130
 _MIB = 1024 * 1024
 
 Add = Callable[[str, str], argparse.ArgumentParser]
@@ -24,25 +18,12 @@ Add = Callable[[str, str], argparse.ArgumentParser]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but defects leaves it as an exception."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return edge.run("composeapps-publish", given, _work, edge.Words("run it again", _explained))
+
+
+def _work(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _run(options)
-    except ComposeAppsError as error:
-        return _fail(str(error), type(error).__name__, error.exit_code, as_json=options.json)
-    except BrokenPipeError:
-        # The reader went away; nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        text = f"{error.filename or 'a file'}: {error.strerror or error}"
-        return _fail(text, type(error).__name__, ComposeAppsError.exit_code, as_json=options.json)
-    except KeyboardInterrupt:
-        print("composeapps-publish: interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _run(options: argparse.Namespace) -> int:
     # Not before: ``--help`` need not load TUF and cryptography.
     from composeapps.publish.commands import COMMANDS
 
@@ -50,15 +31,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _fail(text: str, kind: str, code: int, *, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"error": text, "kind": kind, "code": code}))
-    print(f"composeapps-publish: {text}", file=sys.stderr)
-    return code
+def _explained(error: OSError) -> ComposeAppsError:
+    return ComposeAppsError(f"{error.filename or 'a file'}: {error.strerror or error}")
 
 
 def parser() -> argparse.ArgumentParser:
