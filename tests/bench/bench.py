@@ -33,7 +33,18 @@ from bench.sides import Classic, Sealed, Side, Stock  # noqa: E402
 
 BULK_SIZE = 96 * 1024 * 1024
 #: In this order: each needs what those before it have left.
-PARTS = ("install", "downtime", "check", "preloaded", "lost", "large", "reading", "memory", "seal")
+PARTS = (
+    "install",
+    "downtime",
+    "check",
+    "preloaded",
+    "lost",
+    "bare",
+    "large",
+    "reading",
+    "memory",
+    "seal",
+)
 
 
 def run_side(side: Side, results: Results, wanted: set[str], runs: int, scratch: Path) -> None:
@@ -44,6 +55,7 @@ def run_side(side: Side, results: Results, wanted: set[str], runs: int, scratch:
         "check": lambda: parts.check(side, results, scratch / "check", runs),
         "preloaded": lambda: parts.preloaded(side, results, runs),
         "lost": lambda: parts.lost(side, results, runs),
+        "bare": lambda: parts.bare(side, results, runs),
         "large": lambda: parts.large(side, results, runs),
         "reading": lambda: parts.reading(side, results, runs),
     }

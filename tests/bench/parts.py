@@ -30,6 +30,13 @@ from testbed import environment
 
 PAGE = "http://127.0.0.1:8080/healthz"
 FIRST, SECOND = ({"telemetry": number, "web": number} for number in (1, 2))
+REMOVE = """
+import docker
+client = docker.from_env()
+for container in client.containers.list(all=True):
+    container.remove(force=True)
+client.networks.prune()
+"""
 #: Seconds of quiet around what is polled.
 QUIET = 1.5
 
@@ -117,6 +124,13 @@ def lost(side: Side, results: Results, runs: int) -> None:
             side.recover(SECOND)
             results.add("lost.together", side.name, watch.wait(health.ALL, since))
         side.together = False
+
+
+def bare(side: Side, results: Results, runs: int) -> None:
+    """Start where all images are there and no container: what nobody can be faster than."""
+    for _ in range(runs):
+        side.bed.python(REMOVE)
+        step(side, results, "bare", health.ALL, lambda: side.resume(SECOND))
 
 
 def large(side: Side, results: Results, runs: int) -> None:

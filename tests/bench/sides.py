@@ -86,6 +86,10 @@ class Side:
         """With no network and an empty engine: run what an archive or the sealed layers hold."""
         raise NotImplementedError
 
+    def resume(self, versions: Versions) -> None:
+        """Run a version that ran before and whose containers are gone."""
+        self.switch(versions)
+
     def preload(self, versions: Versions) -> None:
         """Put on the disk what a device's image would carry."""
         raise NotImplementedError
@@ -212,6 +216,10 @@ class Sealed(Side):
 
     def recover(self, versions: Versions) -> None:
         """Start: the agent finds out what is missing."""
+        self.run("start")
+
+    def resume(self, versions: Versions) -> None:
+        """Start, as ``recover`` does."""
         self.run("start")
 
     def preload(self, versions: Versions) -> None:
