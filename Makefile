@@ -5,9 +5,10 @@
 
 ENGINE ?= trixie
 export ENGINE
+# Processes that tests run in; most of their time is waiting. 1 for a debugger.
+JOBS ?= 2
 BIN := .venv/bin
 SOURCES := agent qemu tests
-# Cheapest first, so that a plain mistake is told in seconds.
 SUITES := $(wildcard tests/unit tests/yocto tests/docker tests/crash tests/qemu)
 
 help: ## Show this list
@@ -17,8 +18,8 @@ demo: prepare ## Publish, sign, update, break, roll back, corrupt, reset; then a
 	$(BIN)/python tests/demo/demo.py
 	$(BIN)/python tests/demo/device.py
 
-test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some
-	$(BIN)/pytest $(or $(TESTS),$(SUITES))
+test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some, JOBS=1 in one process
+	$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --no-loadscope-reorder) $(or $(TESTS),$(SUITES))
 
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)

@@ -8,16 +8,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from seed import SEED
+from xdist.scheduler import LoadScopeScheduling
 
 from demo import images
 from testbed import Testbed
 
 HERE = Path(__file__).resolve().parent
 IN_CI = bool(os.environ.get("CI"))
+#: Set in each process of pytest-xdist.
+WORKER = "PYTEST_XDIST_WORKER"
+LONGEST_FIRST = ("qemu", "crash", "docker", "yocto")
+#: Property of a test whose value is printed at the end.
+TOLD = "told"
 
 # Machines differ in speed by more than any deadline forgives; blobs make a failure repeatable.
 settings.register_profile("composeapps", deadline=None, print_blob=True)
@@ -30,12 +37,48 @@ def pytest_report_header() -> str:
     return f"composeapps: SEED={SEED} ENGINE={engine}"
 
 
+class WholeModules(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a process whole modules, whose tests share devices and build on each other.
+
+    Virtual machines take both cores: only one process has them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "qemu" if module.startswith("tests/qemu/") else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeModules:
+    """Tell pytest-xdist how to share tests out (its ``--dist`` has no such way)."""
+    return WholeModules(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need the engine by where they are."""
+    """Mark tests that need the engine by where they are; side by side, begin with the longest."""
     for item in items:
-        folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
-        if folder in ("docker", "crash", "qemu"):
+        if _folder(item) in ("docker", "crash", "qemu"):
             item.add_marker("docker")
+    if WORKER in os.environ:
+        items.sort(key=_rank)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = _folder(item)
+    if item.path.name == "test_style.py" or folder not in LONGEST_FIRST:
+        return -1 if item.path.name == "test_style.py" else len(LONGEST_FIRST)
+    return LONGEST_FIRST.index(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to tell, whichever process they ran in (``record_property``)."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == TOLD:
+                terminalreporter.write_line(str(value))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,3 +6,5 @@ import os
 import random
 
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+# For the processes that pytest-xdist starts: all collect the same tests.
+os.environ["SEED"] = str(SEED)
