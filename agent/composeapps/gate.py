@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from composeapps.device import Device
+from composeapps.errors import EngineError
 from composeapps.health import FAILED, HEALTHY, Observations, Verdict, judge
 from composeapps.plan import AppPlan, Plan
 
@@ -101,5 +102,16 @@ def _look(device: Device, item: _Watched) -> Verdict:
 def _explain(device: Device, item: _Watched, verdict: Verdict) -> Unhealthy:
     reasons = [f"{service}: {text}" for service, text in sorted(verdict.reasons.items())]
     prefix = "" if verdict.state == FAILED else "not healthy in time; "
-    log = device.engine.log_tail(verdict.container) if verdict.container else ""
+    log = _log_tail(device, verdict.container) if verdict.container else ""
     return Unhealthy(item.app.name, prefix + "; ".join(reasons), log)
+
+
+def _log_tail(device: Device, container: str) -> str:
+    """Return the last log lines; what the engine says instead where it has none to give.
+
+    Some logging drivers cannot be read (``none``), and that must not stand for why an app failed.
+    """
+    try:
+        return device.engine.log_tail(container)
+    except EngineError as error:
+        return f"({error})"

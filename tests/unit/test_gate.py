@@ -12,6 +12,7 @@ import pytest
 from composeapps import gate
 from composeapps.config import Settings, UpdateSettings
 from composeapps.engine import Container
+from composeapps.errors import EngineError
 from composeapps.health import Expectation
 
 HEALTHY = Container("i", "n", "p", "s", "i", "running", 0, "healthy", 0, "t")
@@ -59,3 +60,15 @@ def test_all_are_judged_where_that_is_asked_for(device: Any) -> None:
 def test_a_bound_that_is_over_allows_one_look(device: Any) -> None:
     past = time.monotonic() - 1
     assert gate.watch(device, PLAN, apps(device, good={}), until=past) == []
+
+
+def test_a_log_that_cannot_be_read_does_not_hide_why_an_app_failed(device: Any) -> None:
+    """Logging driver ``none`` has no log, and the engine answers with an error."""
+
+    def none(id_: str) -> str:
+        raise EngineError("configured logging driver does not support reading")
+
+    device.engine.log_tail = none
+    (found,) = gate.watch(device, PLAN, apps(device, bad=BAD))
+    assert found.reason == "s: ended with exit code 3"
+    assert found.log == "(configured logging driver does not support reading)"
