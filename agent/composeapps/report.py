@@ -6,7 +6,7 @@ import json
 import logging
 
 from composeapps.device import Device
-from composeapps.errors import SourceError
+from composeapps.errors import ConfigError, SourceError, SpaceError
 
 log = logging.getLogger(__name__)
 #: Events in one delivery.
@@ -41,8 +41,13 @@ def report(device: Device) -> int:
 
 
 def try_report(device: Device) -> None:
-    """Deliver what can be delivered now; what cannot stays for the next time."""
+    """Deliver what can be delivered now; what cannot stays for the next time.
+
+    Whatever stands in its way, it is not what came of the work that is reported.
+    """
     try:
         report(device)
     except SourceError as error:
         log.info("events are not delivered yet: %s", error)
+    except (ConfigError, SpaceError) as error:  # a certificate is missing, or the disk is full
+        log.warning("events are not delivered: %s", error)
