@@ -19,7 +19,16 @@ COMPOSE = """#!/bin/sh
 # A stand-in for Compose: prints the file that --file names.
 while [ $# -gt 0 ]; do [ "$1" = --file ] && cat "$2"; shift; done
 """
-
+#: The same, of a later version that refuses the apps with a note.
+REFUSES = """#!/bin/sh
+while [ $# -gt 0 ]; do
+    if [ "$1" = --file ]; then
+        grep -q '"x-note": "{note}"' "$2" && {{ echo "{note} is not supported" >&2; exit 1; }}
+        cat "$2"
+    fi
+    shift
+done
+"""
 
 CTR = """#!/bin/sh
 # A stand-in for containerd: notes what it is asked, knows the contents of a directory.
@@ -66,6 +75,10 @@ class World:
         model = {"services": services, "x-note": note}
         artifact = self.blobs.artifact([self.blobs.compose_file(json.dumps(model))])
         return App(f"r.test/app@{artifact['digest']}", {})
+
+    def refuse(self, note: str) -> None:
+        """Replace Compose by one that cannot read the apps with this note."""
+        (self.root / "bin" / "docker-compose").write_text(REFUSES.format(note=note))
 
     def release(self, apps: Mapping[str, App], *, channel: str = "stable") -> str:
         """Make a release and note it as pending; nothing of it is stored."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from composeapps import fetch
 from composeapps.device import Device
-from composeapps.errors import IntegrityError
+from composeapps.errors import ConfigError, IntegrityError, TrustError
 from composeapps.install import image_name
 from composeapps.plan import Plan, make_plan
 
@@ -41,7 +41,7 @@ def _current(device: Device) -> Plan | None:
         return None
     try:
         return make_plan(device, device.state.current, online=False)
-    except IntegrityError:
+    except (ConfigError, IntegrityError, TrustError):  # damaged, or not for this image
         return None
 
 

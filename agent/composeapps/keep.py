@@ -12,7 +12,13 @@ from pathlib import Path
 
 from composeapps import fetch, state
 from composeapps.device import Device
-from composeapps.errors import ConfigError, IntegrityError, SpaceError
+from composeapps.errors import (
+    ComposeAppsError,
+    ConfigError,
+    IntegrityError,
+    SpaceError,
+    TrustError,
+)
 from composeapps.plan import Plan, make_plan, space_checked
 
 log = logging.getLogger(__name__)
@@ -54,14 +60,15 @@ def keep(device: Device) -> Kept:
     if not wanted:
         raise ConfigError("no release is installed: there is nothing to keep")
     done = files = size = 0
-    problems: list[IntegrityError | SpaceError] = []
+    problems: list[ComposeAppsError] = []
     for digest in wanted:
         try:
             copies = _copies(device, make_plan(device, digest, online=False))
             size += _copy(device, digest, copies)
-        except (IntegrityError, SpaceError) as error:
+        except (ConfigError, IntegrityError, SpaceError, TrustError) as error:
             log.warning("release %s cannot be kept: %s", digest, error)
-            # A release before the one that runs may have been incomplete all along.
+            # A release before the one that runs may have been incomplete all along, or be one that
+            # this image cannot read.
             if digest == wanted[0] or isinstance(error, SpaceError):
                 problems.append(error)
         else:

@@ -14,6 +14,7 @@ from composeapps.errors import (
     IntegrityError,
     SourceError,
     SpaceError,
+    TrustError,
     UnhealthyError,
     UsageError,
 )
@@ -29,18 +30,21 @@ def refetch(device: Device, progress: fetch.Progress) -> None:
 
     Raises:
         SourceError: what the committed release lacks cannot be had now.
+        ConfigError, TrustError: this image cannot read it.
+        SpaceError: there is no room for it.
+        UnhealthyError: it is complete again, and does not run well.
     """
     current, previous = device.state.current, device.state.previous
     if current and (not _is_complete(device, current) or device.state.get("stand-in")):
         log.warning("the current release is incomplete: fetching what it lacks")
         fetch.fetch_layers(device, make_plan(device, current, online=True), progress)
         ladder.start(device)
-    if previous and not _is_complete(device, previous):
-        log.warning("the previous release is incomplete: fetching what it lacks")
-        try:
+    try:
+        if previous and not _is_complete(device, previous):
+            log.warning("the previous release is incomplete: fetching what it lacks")
             fetch.fetch_layers(device, make_plan(device, previous, online=True), progress)
-        except (SourceError, SpaceError) as error:  # its maker may have removed it
-            log.warning("%s", error)
+    except (ConfigError, SourceError, SpaceError, TrustError) as error:
+        log.warning("%s", error)  # its maker may have removed it, or this image cannot read it
 
 
 def _is_complete(device: Device, digest: str) -> bool:

@@ -7,7 +7,13 @@ from typing import Any
 
 from composeapps import gate, scrub, state, update
 from composeapps.device import Device
-from composeapps.errors import EngineError, IntegrityError, UnhealthyError
+from composeapps.errors import (
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    TrustError,
+    UnhealthyError,
+)
 
 
 def status(device: Device) -> tuple[dict[str, Any], int]:
@@ -31,7 +37,7 @@ def status(device: Device) -> tuple[dict[str, Any], int]:
         try:
             verdicts = gate.snapshot_of_health(device, update.running_plan(device))
             value["apps"] = {name: asdict(verdict) for name, verdict in verdicts.items()}
-        except (EngineError, IntegrityError) as error:
+        except (ConfigError, EngineError, IntegrityError, TrustError) as error:
             value["error"] = str(error)
             code = error.exit_code
         if any(app["state"] != "healthy" for app in value["apps"].values()):

@@ -6,7 +6,7 @@ import logging
 
 from composeapps import durable, install, keep, state, update
 from composeapps.device import Device
-from composeapps.errors import IntegrityError
+from composeapps.errors import ConfigError, IntegrityError, TrustError
 from composeapps.oci import hex_of
 from composeapps.plan import Plan, make_plan
 from composeapps.statefile import is_beside
@@ -26,8 +26,9 @@ def prune(device: Device) -> int:
     with what is there of it: a device that has no room for it may need what older ones left.
 
     Returns:
-        bytes freed in the data store; 0 where a kept release is damaged, which is mended first, and
-        where a newer agent's state names releases that are not known here.
+        bytes freed in the data store; 0 where a kept release is damaged, which is mended first, or
+        cannot be read by this image, and where a newer agent's state names releases that are not
+        known here.
     """
     if is_beside(device.state):
         log.warning("pruning nothing: a newer composeapps may need it")
@@ -43,6 +44,11 @@ def prune(device: Device) -> int:
             if record is not None and record.state in (state.PENDING, state.FETCHING):
                 continue  # its documents come before its layers, so there are none yet
             log.warning("pruning nothing, a kept release is damaged: %s", error)
+            return 0
+        except (ConfigError, TrustError) as error:  # made for another image's agent or Compose
+            if digest == device.factory_digest and digest != device.state.current:
+                continue  # the image has all of it
+            log.warning("pruning nothing, a kept release cannot be read here: %s", error)
             return 0
     _forget_releases(device, kept)
     _prune_engine(device, plans)

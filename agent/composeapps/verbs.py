@@ -19,9 +19,11 @@ from composeapps import verify as checks
 from composeapps.compose import Compose
 from composeapps.device import Device
 from composeapps.errors import (
+    ConfigError,
     IntegrityError,
     SourceError,
     SpaceError,
+    TrustError,
     UnhealthyError,
     UpdateFailedError,
     UsageError,
@@ -67,7 +69,7 @@ def update(device: Device, options: Options) -> None:
             log.warning("%s; going on with the release that is fetched already", error)
             found = None
         if found is not None:
-            mend.refetch(device, terminal.progress())
+            _refetch(device)
         target = device.state.get("target")
         if target and target != device.state.current:
             record = device.state.release(target)
@@ -93,6 +95,16 @@ def _finish(device: Device) -> None:
             ladder.start(device)
         except (IntegrityError, UnhealthyError) as error:
             log.warning("%s", error)
+
+
+def _refetch(device: Device) -> None:
+    """Make what runs whole again; what cannot be mended so a newer release may end."""
+    try:
+        mend.refetch(device, terminal.progress())
+    except (ConfigError, IntegrityError, SourceError, TrustError, UnhealthyError) as error:
+        if device.state.get("target") in ("", device.state.current):
+            raise
+        log.warning("%s; going on to the newer release", error)
 
 
 def _fetched_target(device: Device) -> state.ReleaseRecord | None:

@@ -15,7 +15,14 @@ from typing import BinaryIO
 
 from composeapps import copies, durable, gate, install, mounts, projectdir, update
 from composeapps.device import Device
-from composeapps.errors import ComposeAppsError, EngineError, IntegrityError, UnsupportedError
+from composeapps.errors import (
+    ComposeAppsError,
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    TrustError,
+    UnsupportedError,
+)
 from composeapps.health import FAILED
 from composeapps.oci import digest_of
 from composeapps.plan import Plan, make_plan
@@ -59,6 +66,8 @@ def verify(device: Device, *, deep: bool) -> list[Finding]:
             plans.append(make_plan(device, digest, online=False))
         except IntegrityError as error:
             findings.append(Finding("release", digest, str(error), FETCH))
+        except (ConfigError, TrustError) as error:  # made for another image's agent or Compose
+            findings.append(Finding("release", digest, str(error), IMAGE))
     seen: set[Path] = set()
     for plan in plans:
         findings += _layers(device, plan, seen, deep=deep)

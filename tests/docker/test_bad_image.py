@@ -46,6 +46,7 @@ def test_an_app_that_is_not_made_for_this_machine(rig: Rig) -> None:
     )
     assert rig.version() == 1, "what ran before still does"
     assert "has nothing for linux/arm64" in rig.json("status")["failed"][0]["reason"]
+    assert [item["kind"] for item in rig.json("verify", code=6)] == ["release"]
     rig.configure()
     rig.run("retry")
     rig.run("update")

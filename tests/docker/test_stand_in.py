@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 from rig import STORE, Rig, on_second_release
-from world import TICKER
+from world import TICKER, noise_layer
 
+from composeapps.oci import digest_of, hex_of
 from testbed import Testbed
 
 EXITS = TICKER.replace("trap exit TERM;", "exit 3;")
@@ -36,9 +38,11 @@ def test_a_newer_release_ends_a_stand_in(rig: Rig) -> None:
         rig.run("reset", code=6)
     assert rig.json("status")["stand_in"]
     # What is damaged cannot be had any more; only the newer release can be.
+    lost = digest_of(gzip.compress(noise_layer(2, 200_000), 6, mtime=0))
+    (rig.world.blobs / hex_of(lost)).unlink()
+    rig.run("update", code=4)
     version = rig.world.release({"a": rig.world.ticker(3)})
-    rig.run("fetch")
-    rig.run("apply")
+    rig.run("update")
     status = rig.json("status")
     assert (status["stand_in"], status["current"]["version"]) == (None, version)
     assert rig.json("verify", "--deep") == []

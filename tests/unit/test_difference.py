@@ -74,6 +74,14 @@ def test_the_same_apps_in_a_new_release_change_nothing(world: World) -> None:
     assert difference.text(value).endswith("\nno app changes")
 
 
+def test_compared_with_a_release_that_cannot_be_read_all_is_added(world: World) -> None:
+    world.commit(world.release({"web": world.app({"web": [b"v1"]}, "old")}))
+    digest = world.release({"web": world.app({"web": [b"v2"]})})
+    world.store_documents()
+    world.refuse("old")
+    assert difference.compare(world.device, digest)["apps"] == {"web": "added"}
+
+
 def test_on_an_empty_device_all_is_added(world: World) -> None:
     digest = world.release({"web": world.app({"web": [b"v1"]})})
     world.store_documents()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,32 @@ def test_nothing_is_removed_while_a_kept_release_is_damaged(world: World) -> Non
     before = world.snapshot()
     assert prune.prune(world.device) == 0
     assert world.snapshot() == before
+
+
+def test_nothing_is_removed_while_a_kept_release_cannot_be_read(world: World) -> None:
+    """Another image's Compose reads it again; this one must not make every update fail."""
+    for note in ("1", "old", "3"):
+        world.commit(world.release({"web": world.app({"web": [b"v" + note.encode()]}, note)}))
+    world.refuse("old")
+    before = world.snapshot()
+    assert prune.prune(world.device) == 0
+    assert world.snapshot() == before
+    world.refuse("nothing")
+    assert prune.prune(world.device) > 0
+
+
+def test_a_release_of_the_image_that_cannot_be_read_keeps_nothing(world: World) -> None:
+    """What it needs is in the image."""
+    release = world.release({"web": world.app({"web": [b"v0"]}, "old")})
+    world.store_documents()
+    shutil.copytree(world.store, world.device.settings.paths.factory)
+    (world.device.settings.paths.factory / "release.json").write_bytes(world.blobs[release])
+    assert world.device.factory_digest == release
+    for note in ("1", "2", "3"):
+        world.commit(world.release({"web": world.app({"web": [b"v" + note.encode()]}, note)}))
+    world.refuse("old")
+    assert prune.prune(world.device) > 0
+    assert len(list(world.device.stores.data.all_layers())) == 2
 
 
 def test_a_release_that_is_fetched_is_kept_and_one_that_it_replaced_is_not(world: World) -> None:

@@ -68,6 +68,19 @@ def test_all_that_only_the_image_has_is_copied_once(world: World) -> None:
         assert fetch.missing(device, plan) == []
 
 
+def test_a_previous_release_that_cannot_be_read_keeps_nobody_from_keeping(world: World) -> None:
+    device = world.device
+    with device.writer("keep"):
+        previous = device.state.current
+        world.commit(world.release({"web": world.app({"one": [b"base", b"next"]}, "new")}))
+        world.refuse("")
+        assert device.state.previous == previous
+        assert keep.keep(device).releases == 1
+        world.refuse("new")
+        with pytest.raises(ConfigError, match="new is not supported"):
+            keep.keep(device)
+
+
 def test_a_damaged_file_of_the_image_is_not_copied(world: World) -> None:
     device = world.device
     path = next((world.root / "factory" / "layers").iterdir())
