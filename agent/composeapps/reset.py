@@ -223,10 +223,12 @@ def _kill_containers(device: Device) -> None:
         for child in _children(pid):
             _kill(child)
         _kill(pid)
-    roots = [str(root) + "/" for root in _roots(device)] + ["/run/containerd/", "/run/docker/"]
-    for point in reversed(_mount_points()):
-        if any(point.startswith(root) for root in roots):
-            mounts.detach(Path(point))
+    roots = [*_roots(device), Path("/run/containerd"), Path("/run/docker")]
+    volumes = device.settings.engine.docker_root / VOLUMES  # may be a file system of its own
+    for point in map(Path, reversed(_mount_points())):
+        below = any(root in point.parents for root in roots)
+        if below and not point.is_relative_to(volumes):
+            mounts.detach(point)
     for leftover in (Path("/run/containerd"), Path("/run/docker")):
         shutil.rmtree(leftover, ignore_errors=True)  # runtime state only, on a tmpfs
 
