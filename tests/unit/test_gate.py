@@ -72,3 +72,31 @@ def test_a_log_that_cannot_be_read_does_not_hide_why_an_app_failed(device: Any) 
     (found,) = gate.watch(device, PLAN, apps(device, bad=BAD))
     assert found.reason == "s: ended with exit code 3"
     assert found.log == "(configured logging driver does not support reading)"
+
+
+@pytest.mark.parametrize(
+    ("app", "release", "wanted"),
+    [
+        ((None, None), (None, None), (60, 7)),
+        ((None, None), (50, 5), (50, 5)),
+        ((40, 0), (50, 5), (40, 0)),
+        ((40, None), (None, 5), (40, 5)),
+        ((None, 3), (50, None), (50, 3)),
+    ],
+)
+def test_an_apps_own_limits_go_before_the_releases_and_those_before_the_devices(
+    device: Any, app: tuple[Any, Any], release: tuple[Any, Any], wanted: tuple[int, int]
+) -> None:
+    device.settings = Settings(update=UpdateSettings(health_timeout=60.0, settle=7.0))
+
+    def limits(values: tuple[Any, Any]) -> Any:
+        return SimpleNamespace(health_timeout=values[0], settle=values[1])
+
+    plan: Any = SimpleNamespace(release=SimpleNamespace(gates=limits(release)))
+    one: Any = SimpleNamespace(policy=limits(app))
+    assert gate.limits(device, plan, one) == wanted
+
+
+def test_the_log_of_what_failed_goes_with_the_reason(device: Any) -> None:
+    (found,) = gate.watch(device, PLAN, apps(device, bad=BAD))
+    assert found.log == "log"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composeapps import snapshots
+from composeapps import durable, snapshots
 from composeapps.errors import EngineError
 from composeapps.oci import digest_of, hex_of
 from composeapps.snapshots import ChainLink, Snapshot, Snapshots
@@ -211,3 +211,25 @@ def test_only_what_is_known_is_forgotten(containerd: Containerd) -> None:
     assert containerd.asked[-1] == "images ls -q"
     containerd.snapshots.remove_image("r.test/web@sha256:x")
     assert containerd.asked[-1] == "images rm --sync r.test/web@sha256:x"
+
+
+def test_the_snapshots_directory_is_durable_before_the_commit(
+    containerd: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """containerd made the entry in it and syncs only its database."""
+    path = containerd.prepares(7, bind=True)
+    steps: list[str] = []
+    real_ctr, real_sync = containerd.snapshots._ctr, durable.fsync_dir
+
+    def ctr(*arguments: str) -> str:
+        steps.append(arguments[3])
+        return real_ctr(*arguments)
+
+    def sync(directory: Path) -> None:
+        steps.append(directory.name)
+        real_sync(directory)
+
+    monkeypatch.setattr(containerd.snapshots, "_ctr", ctr)
+    monkeypatch.setattr(durable, "fsync_dir", sync)
+    containerd.snapshots.make(ChainLink(B, "", tmp_path / "layers" / "x"), {})
+    assert steps == ["prepare", path.parent.name, "snapshots", "commit"]

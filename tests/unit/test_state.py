@@ -359,3 +359,13 @@ def test_a_reader_in_the_way_of_a_commit_leaves_the_file_usable(
     db.put("a", "3")
     assert db.get("a") == "3"
     db.close()
+
+
+def test_what_something_stood_in_for_is_not_gone_back_to(db: State) -> None:
+    """It is damaged; what ran in its place is the release before the new one."""
+    for digest in ("old", "damaged", "new"):
+        bring(db, "starting", digest)
+        db.commit(digest, "committed", {})
+        if digest == "damaged":
+            db.put("stand-in", "old")
+    assert (db.current, db.previous, db.get("stand-in")) == ("new", "old", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,31 @@ def test_what_an_interrupted_run_left_is_cleared_away(stores: Stores) -> None:
     stores.data.create()
     assert sorted(path.name for path in stores.data.root.rglob("*.*")) == [layer.path.name]
     assert stores.find_blob(DIGEST)
+
+
+@pytest.mark.parametrize("how", ["adopt", "take"])
+def test_a_layer_is_durable_before_it_gets_its_name(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    steps: list[str] = []
+    layers = stores.data.layers
+
+    def fsync(descriptor: int) -> None:
+        steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+
+    def replace(old: Path, new: Path) -> None:
+        steps.append("name")
+        os.rename(old, new)
+
+    if how == "take":
+        source = add_layer(stores.factory, DATA).path
+        final = layers / source.name
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    if how == "take":
+        stores.data.take(source, final, DIGEST)
+        begun = f".tmp-{final.name}"
+    else:
+        add_layer(stores.data, DATA)
+        begun = "new"
+    assert steps[:3] == [f"sync {begun}", "name", "sync layers"]
