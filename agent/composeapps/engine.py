@@ -191,20 +191,20 @@ class Engine:
         with _translated("removing a container"), contextlib.suppress(docker.errors.NotFound):
             self.client.api.remove_container(container_id, force=True, v=False)
 
-    def remove_volume(self, project: str, volume: str) -> None:
-        """Remove one volume of a project, by the name Compose files give it or by its own.
-
-        Raises:
-            EngineError: there is no such volume, or it is in use.
-        """
+    def volumes(self, project: str) -> dict[str, str]:
+        """Return the volumes of a project: their names by those and by what Compose files say."""
         filters = {"label": [f"{PROJECT_LABEL}={project}"]}
-        with _translated(f"removing volume {volume}"):
+        found: dict[str, str] = {}
+        with _translated(f"listing volumes of {project}"):
             for item in self.client.api.volumes(filters=filters).get("Volumes") or []:
                 short = (item.get("Labels") or {}).get(VOLUME_LABEL, "")
-                if volume in (item["Name"], short):
-                    self.client.api.remove_volume(item["Name"])
-                    return
-        raise EngineError(f"app {project} has no volume {volume}")
+                found |= {short: item["Name"], item["Name"]: item["Name"]}
+        return {name: volume for name, volume in found.items() if name}
+
+    def remove_volume(self, name: str) -> None:
+        """Remove one volume by its name; raises EngineError where it is in use."""
+        with _translated(f"removing volume {name}"):
+            self.client.api.remove_volume(name)
 
     def remove_networks(self, project: str) -> None:
         """Remove the networks that Compose made for a project."""

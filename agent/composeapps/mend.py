@@ -80,16 +80,20 @@ def reset_one(device: Device, name: str, reason: str, volumes: Sequence[str] = (
     """Reset one app of the running release; volumes are removed only where they are named.
 
     Raises:
-        UsageError: there is no such app.
+        UsageError: there is no such app, or it has no such volume; nothing is done then.
     """
     plan = update.running_plan(device)
     if plan.app(name) is None:
         names = ", ".join(app.name for app in plan.apps)
         raise UsageError(f"no app {name} in the running release; it has {names}")
     if volumes:
-        device.engine.remove_containers(name)
+        known = device.engine.volumes(name)
         for volume in volumes:
-            device.engine.remove_volume(name, volume)
+            if volume not in known:
+                raise UsageError(f"app {name} has no volume {volume}")
+        device.engine.remove_containers(name)
+        for doomed in sorted({known[volume] for volume in volumes}):
+            device.engine.remove_volume(doomed)
     reset.reset_apps(device, plan, [name], reason)
     return ladder.start(device)
 

@@ -229,3 +229,18 @@ def test_an_app_starts_after_the_one_whose_network_it_uses(rig: Rig) -> None:
     rig.update({"c": rig.world.ticker(8)})  # neither app nor network is there before
     rig.update({"a": rig.world.ticker(9, compose=GUEST), "b": rig.world.ticker(9)})
     assert {row["project"] for row in rig.json("ps")} == {"a", "b"}
+
+
+def test_a_volume_is_removed_only_where_it_is_named(rig: Rig) -> None:
+    """One that does not exist is told before anything is done."""
+    before, containers = rig.log("b"), rig.json("ps")
+    assert (
+        "no volume nonsense" in rig.json("reset", "b", "--wipe-volume", "nonsense", code=2)["error"]
+    )
+    assert rig.json("ps") == containers
+    rig.run("reset", "b")
+    assert rig.log("b")[: len(before)] == before
+    other = rig.log("a")
+    rig.run("reset", "b", "--wipe-volume", "data")
+    assert rig.log("b") == ["v9"]
+    assert rig.log("a") == other
