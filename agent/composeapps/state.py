@@ -59,6 +59,11 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 }
 #: States in which an update is under way and the device may be between two releases.
 SWITCHING = frozenset({INSTALLING, STARTING, ROLLING_BACK})
+#: Kinds of events that tell how an update ended: they stay until they are delivered (law L4).
+OUTCOMES = ("committed", "failed")
+#: Of the other events so many of the newest stay, though nobody takes them: an app that is never
+#: healthy makes one each quarter of an hour, with its log.
+UNSENT = 1000
 
 
 @dataclass(frozen=True)
@@ -298,5 +303,10 @@ def _add_event(db: Connection, kind: str, body: Mapping[str, Any]) -> Event:
     db.execute(
         "INSERT INTO event VALUES (?, ?, ?, ?, 0)",
         (event.id, event.time, event.kind, json.dumps(event.body, sort_keys=True)),
+    )
+    db.execute(
+        f"DELETE FROM event WHERE kind NOT IN ({','.join('?' * len(OUTCOMES))})"
+        " AND rowid <= (SELECT max(rowid) FROM event) - ?",
+        (*OUTCOMES, UNSENT),
     )
     return event

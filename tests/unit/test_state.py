@@ -369,3 +369,16 @@ def test_what_something_stood_in_for_is_not_gone_back_to(db: State) -> None:
         if digest == "damaged":
             db.put("stand-in", "old")
     assert (db.current, db.previous, db.get("stand-in")) == ("new", "old", "")
+
+
+def test_where_nobody_takes_events_outcomes_stay_and_of_the_rest_the_newest(
+    db: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an app that is never healthy fills the disk, a log every quarter of an hour."""
+    monkeypatch.setattr(state, "UNSENT", 3)
+    kinds = ["committed", "unhealthy", "failed", *["unhealthy"] * 5]
+    for number, kind in enumerate(kinds):
+        db.add_event(kind, {"number": number})
+    left = [(event.kind, event.body["number"]) for event in db.events(unsent=True)]
+    outcomes = [("committed", 0), ("failed", 2)]
+    assert left == [*outcomes, *(("unhealthy", number) for number in (5, 6, 7))]
