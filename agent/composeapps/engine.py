@@ -181,8 +181,18 @@ class Engine:
         with _translated("restarting a container"):
             self.client.api.restart(container_id)
 
+    def stop(self, project: str) -> None:
+        """Ask all containers of a project to end; each has its own grace time.
+
+        Raises:
+            EngineError: the engine does not stop one.
+        """
+        for container in self.containers(project):
+            with _translated("stopping a container"), contextlib.suppress(docker.errors.NotFound):
+                self.client.api.stop(container.id)
+
     def remove_containers(self, project: str) -> None:
-        """Remove all containers of a project, running ones too; volumes stay."""
+        """Remove all containers of a project, running ones too, at once; volumes stay."""
         for container in self.containers(project):
             self.remove_container(container.id)
 

@@ -279,8 +279,12 @@ def start_app(device: Device, plan: Plan, app: AppPlan, *, recreate: bool = Fals
 
 
 def remove_apps(device: Device, names: set[str]) -> None:
-    """Take containers and networks of apps away; their volumes stay."""
+    """End apps and take their containers and networks away; their volumes stay."""
     for name in sorted(names):
+        try:
+            device.engine.stop(name)
+        except EngineError as error:  # then at once
+            log.warning("app %s: %s", name, error)
         device.engine.remove_containers(name)
         device.engine.remove_networks(name)
 

@@ -21,6 +21,14 @@ NEVER = TICKER.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
 GUEST = TICKER.replace("    volumes:", "    networks: [b]\n    volumes:", 1) + (
     "networks: {b: {name: b_default, external: true}}\n".replace("{", "{{").replace("}", "}}")
 )
+#: The engine has no log to tell of it.
+SILENT = EXITS.replace(
+    "    restart: unless-stopped", "    restart: unless-stopped\n    logging: {{driver: none}}"
+)
+#: It says so when it is asked to end.
+POLITE = TICKER.replace(
+    "trap exit TERM;", "trap 'echo bye >> /data/log; sync /data/log; exit' TERM;"
+)
 UNREADABLE = TICKER + "networks: {{nonsense: [}}\n"
 
 
@@ -92,11 +100,12 @@ def test_an_update_seals_only_what_is_new_and_keeps_the_volume(rig: Rig) -> None
     ("compose", "reason"),
     [
         (EXITS, "restarted 3 times, last exit code 3"),
+        (SILENT, "restarted 3 times, last exit code 3"),
         (UNHEALTHY, "is unhealthy"),
         (NEVER, "not healthy in time"),
         (UNREADABLE, "docker-compose"),
     ],
-    ids=["exits", "unhealthy", "too-late", "unreadable"],
+    ids=["exits", "silent", "unhealthy", "too-late", "unreadable"],
 )
 def test_a_bad_release_is_rolled_back_remembered_and_reported(
     rig: Rig, compose: str, reason: str
@@ -112,6 +121,8 @@ def test_a_bad_release_is_rolled_back_remembered_and_reported(
     assert (kind, body["version"]) == ("failed", version)
     if compose is EXITS:
         assert "sorry" in body["apps"][0]["log"]
+    if compose is SILENT:
+        assert "does not support reading" in body["apps"][0]["log"]
     assert rig.json("update")["check"]["verdict"] == "failed-before"
     assert len(rig.layer_files()) == 3
 
@@ -127,7 +138,9 @@ def test_a_failed_release_is_tried_again_when_a_person_says_so(rig: Rig) -> None
 
 
 def test_a_removed_app_goes_and_a_new_one_comes(rig: Rig) -> None:
+    rig.update({"a": rig.world.ticker(30, compose=POLITE)})
     rig.update({"b": rig.world.ticker(4)})
+    assert rig.log("a")[-2:] == ["v30", "bye"], "it had the time to end that it asks for"
     assert {row["project"] for row in rig.json("ps")} == {"b"}
     assert set(rig.log("a")) >= {"v1"}  # the volume of the removed app is never touched
     names = rig.bed.python(

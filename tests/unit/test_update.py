@@ -58,6 +58,7 @@ class Machine:
         self.device.__dict__["engine"] = SimpleNamespace(
             wait_ready=self._wait_ready,
             check=lambda: "26.1.5",
+            stop=self._stop,
             remove_containers=lambda name: self.did.append(f"remove {name}"),
             remove_networks=lambda name: None,
         )
@@ -77,6 +78,11 @@ class Machine:
     def _wait_ready(self, timeout: float) -> None:
         if not self.answers:
             raise EngineError("no engine")
+
+    def _stop(self, name: str) -> None:
+        if f"stop {name}" in self.errors:
+            raise self.errors[f"stop {name}"]
+        self.did.append(f"stop {name}")
 
     def _plan(self, device: Device, digest: str, *, online: bool) -> Any:
         plan = SimpleNamespace(digest=digest, apps=[SimpleNamespace(name=NAMES[digest])])
@@ -129,13 +135,19 @@ def test_each_state_is_written_before_its_work(machine: Machine) -> None:
     assert machine.did == [
         "plan new while installing",
         "tell new while installing",
-        "remove first",
-        "remove old",
+        *("stop first", "remove first", "stop old", "remove old"),
         "start new while starting",
         "gate new while starting",
     ]
     assert (machine.state.current, machine.state.previous) == (NEW, OLD)
     assert machine.events() == [("committed", {"release": NEW, "channel": "stable", "version": 3})]
+
+
+def test_an_app_that_cannot_be_stopped_is_removed_all_the_same(machine: Machine) -> None:
+    machine.errors["stop old"] = EngineError("it does not end")
+    update.apply(machine.device, NEW)
+    assert "remove old" in machine.did
+    assert machine.state.current == NEW
 
 
 def test_what_was_starting_goes_on_starting(machine: Machine) -> None:
@@ -168,8 +180,7 @@ def test_a_release_that_does_not_pass_is_rolled_back_reported_and_remembered(
     assert back == [
         "plan old while rolling-back",
         "tell old while rolling-back",
-        "remove first",
-        "remove new",
+        *("stop first", "remove first", "stop new", "remove new"),
         "start old while rolling-back",
         "gate old while rolling-back",
     ]
@@ -277,7 +288,10 @@ def test_a_failed_first_release_leaves_nothing_running(machine: Machine) -> None
     machine.errors["gate new"] = UnhealthyError("it crashed")
     with pytest.raises(UpdateFailedError, match="no release to go back to"):
         update.apply(machine.device, NEW)
-    assert machine.did[-3:] == ["remove first", "remove new", "remove old"]
+    assert [line for line in machine.did if line.startswith("remove")] == [
+        *("remove first", "remove old"),
+        *("remove first", "remove new", "remove old"),
+    ]
     assert machine.record.state == "failed"
 
 
