@@ -217,12 +217,14 @@ class Engine:
             self.client.api.remove_volume(name)
 
     def remove_networks(self, project: str) -> None:
-        """Remove the networks that Compose made for a project."""
+        """Remove the networks that Compose made for a project, but for those that others are on."""
         filters = {"label": [f"{PROJECT_LABEL}={project}"]}
         with _translated(f"removing networks of {project}"):
             for network in self.client.api.networks(filters=filters):
                 with contextlib.suppress(docker.errors.NotFound):
-                    self.client.api.remove_network(network["Id"])
+                    found = self.client.api.inspect_network(network["Id"])
+                    if not found.get("Containers"):
+                        self.client.api.remove_network(network["Id"])
 
 
 def load_archive(name: str, top: Descriptor, documents: Mapping[str, bytes]) -> io.BytesIO:

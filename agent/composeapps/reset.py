@@ -56,6 +56,7 @@ def reset_apps(device: Device, plan: Plan, names: Iterable[str], reason: str) ->
         log.warning("resetting app %s: %s", app.name, reason)
         device.state.add_event("reset-app", {"app": app.name, "reason": reason})
         device.engine.remove_containers(app.name)
+    for app in apps:  # then: one app may be on another's
         device.engine.remove_networks(app.name)
     # What is remembered of the engine's snapshots may be what is wrong: look anew.
     device.state.forget_snapshots(sorted({id_ for app in apps for id_ in _chains(app)}))

@@ -286,6 +286,7 @@ def remove_apps(device: Device, names: set[str]) -> None:
         except EngineError as error:  # then at once
             log.warning("app %s: %s", name, error)
         device.engine.remove_containers(name)
+    for name in sorted(names):  # then: one app may be on another's
         device.engine.remove_networks(name)
 
 

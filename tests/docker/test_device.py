@@ -244,6 +244,23 @@ def test_an_app_starts_after_the_one_whose_network_it_uses(rig: Rig) -> None:
     assert {row["project"] for row in rig.json("ps")} == {"a", "b"}
 
 
+def test_a_network_that_another_app_is_on_stays(rig: Rig) -> None:
+    """Resetting the app that made it, and removing both in either order, is no error."""
+    before = {row["name"]: row["id"] for row in rig.json("ps")}
+    rig.run("reset", "b")
+    after = {row["name"]: row["id"] for row in rig.json("ps")}
+    assert after["a-main-1"] == before["a-main-1"], "the other app ran on"
+    assert after["b-main-1"] != before["b-main-1"]
+    late = GUEST.replace("name: b_default", "name: a_default")
+    rig.update({"a": rig.world.ticker(9), "c": rig.world.ticker(9, compose=late)})
+    rig.update({"b": rig.world.ticker(9)})
+    names = rig.bed.python(
+        "import docker; print([n.name for n in docker.from_env().networks.list()])"
+    )
+    assert "b_default" in names
+    assert "a_default" not in names
+
+
 def test_a_volume_is_removed_only_where_it_is_named(rig: Rig) -> None:
     """One that does not exist is told before anything is done."""
     before, containers = rig.log("b"), rig.json("ps")
@@ -252,7 +269,7 @@ def test_a_volume_is_removed_only_where_it_is_named(rig: Rig) -> None:
     )
     assert rig.json("ps") == containers
     rig.run("reset", "b")
-    assert rig.log("b")[: len(before)] == before
+    assert rig.log("b")[: len(before)] == before, "not where none is named"
     other = rig.log("a")
     rig.run("reset", "b", "--wipe-volume", "data")
     assert rig.log("b") == ["v9"]
