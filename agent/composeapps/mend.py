@@ -142,7 +142,7 @@ def reset_what_is_damaged(device: Device) -> Plan:
         reset.revive_engine(device, reason)
         if any(finding.rung == ENGINE for finding in verify.verify(device, deep=False)):
             reset.reset_engine(device, reason)
-    elif apps:
+    if apps:
         try:
             plan = make_plan(device, running, online=False)
             reset.reset_apps(device, plan, sorted(apps), "verify found damage")
