@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pruneworld import World
 
-from composeapps import prune, update, verbs
+from composeapps import mounts, prune, update, verbs
 from composeapps.device import Device
 from composeapps.errors import EngineError, SpaceError
 from composeapps.oci import digest_of, hex_of
@@ -239,3 +239,26 @@ def test_an_image_that_is_gone_is_forgotten_only_after_the_engine_forgot_it(worl
         prune.prune(world.device)
     assert world.device.state.images() == {"r.test/old@sha256:x"}
     assert world.snapshot() == before, "nothing goes while the engine may still need it"
+
+
+def test_nothing_is_removed_beside_a_newer_agents_state(world: World) -> None:
+    """It names releases that are not known here."""
+    for note in (b"v1", b"v2", b"v3"):
+        world.commit(world.release({"web": world.app({"web": [note]})}))
+    state = world.device.state
+    state.path = state.path.with_name("state-1.db")
+    before = world.snapshot()
+    assert prune.prune(world.device) == 0
+    assert world.snapshot() == before
+
+
+def test_only_what_kept_releases_need_stays_mounted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = world.commit(world.release({"web": world.app({"web": [b"v1"]})}))
+    gone: list[str] = []
+    monkeypatch.setattr(mounts, "unmount", lambda target: gone.append(target.name))
+    for name in (path.stem, "left"):
+        (world.device.layers / name).mkdir(parents=True)
+    prune.prune(world.device)
+    assert gone == ["left"]
