@@ -15,7 +15,7 @@ from powercut import PowerCutError
 from pruneworld import World
 
 from composeapps import install, mounts
-from composeapps.errors import IntegrityError, UnsupportedError
+from composeapps.errors import EngineError, IntegrityError, UnsupportedError
 from composeapps.plan import make_plan
 from composeapps.snapshots import ChainLink, Snapshot
 from composeapps.store import SealedLayer
@@ -159,3 +159,22 @@ def test_a_sound_layer_that_this_kernel_cannot_mount_is_kept(told: Told) -> None
     with pytest.raises((IntegrityError, UnsupportedError)):
         told.tell()
     assert all(path.exists() for path in data)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_image_is_forgotten_with_its_documents(told: Told, refuses: bool) -> None:
+    """Another name may hold them in the engine, and a damaged one counts as present there."""
+
+    def remove_image(name: str) -> None:
+        if refuses:
+            raise EngineError("cannot read it")
+
+    snapshots: Any = told.device.snapshots
+    told.device.engine.remove_image = remove_image  # type: ignore[method-assign]
+    snapshots.remove_image = lambda name: told.note(f"forget {name}")
+    snapshots.remove_content = lambda digests: told.did.extend(digests)
+    (image,) = told.plan.apps[0].images
+    install.forget_image(told.device, image)
+    documents = [item.digest for item in image.documents]
+    assert len(documents) >= 2
+    assert told.did == [f"forget {install.image_name(image)}", *documents]
