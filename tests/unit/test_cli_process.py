@@ -49,8 +49,10 @@ def test_the_lock_is_busy(settings: Path, tmp_path: Path) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from composeapps import cli, verbs
+# A shell lets what it starts in the background ignore this one, these tests too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(device, options):
     with device.writer("update"), device.state.transaction() as db:
         db.execute("INSERT INTO image VALUES ('x')")
