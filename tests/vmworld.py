@@ -117,7 +117,7 @@ def factory_world() -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "world").mkdir(parents=True)
             world = World(temporary / "world")
-            world.release({"a": world.ticker(1, compose=PATIENT)})
+            world.release({"a": world.ticker(1, compose=PATIENT, pinned=True)})
             preload(temporary / "world" / "site", temporary / "factory")
             os.replace(temporary, final)
     return final

@@ -60,6 +60,7 @@ x-composeapps:
   health_timeout: 40
   settle: 1
 """
+PINS = "# Written for a test.\nservices:\n  main:\n    image: {image}\n"
 
 
 class World:
@@ -145,10 +146,18 @@ class World:
         finally:
             away.rename(self.site)
 
-    def ticker(self, version: int, *, size: int = 200_000, compose: str = TICKER) -> str:
-        """Store an app whose image shares its base with every other version."""
+    def ticker(
+        self, version: int, *, size: int = 200_000, compose: str = TICKER, pinned: bool = False
+    ) -> str:
+        """Store an app whose image shares its base with every other version.
+
+        Args:
+            pinned: say the image in a file of its own too, as ``composeapps-publish app`` does, so
+                that a machine without Compose knows it.
+        """
         image = self.image("ticker", [base_layer(), noise_layer(version, size)], {})
-        return self.app(compose.format(image=image, mark=f"v{version}"))
+        extra = {"image-digests.yaml": PINS.format(image=image)} if pinned else {}
+        return self.app(compose.format(image=image, mark=f"v{version}"), extra)
 
 
 def base_layer() -> bytes:

@@ -4,15 +4,17 @@
 # LAYERS holds checkouts of bitbake and openembedded-core, as kas makes them (kas checkout); with
 # meta-openembedded and meta-virtualization there too, every dependency is resolved with the real
 # layers. Nothing is compiled: tests/yocto/meta-debian-base stands in. Runs as root, builds as the
-# user "builder"; all that is made goes to BUILD (default: /var/tmp/composeapps-yocto).
+# user "builder"; all that is made goes to BUILD (default: /var/tmp/composeapps-yocto). What it leaves
+# in BUILD/device-SERIES is what IMAGE=yocto takes: the tests of tests/qemu, asked of this image.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 layers=$(cd "${1:?usage: $0 LAYERS}" && pwd)
 build=${BUILD:-/var/tmp/composeapps-yocto}
 python=$root/.venv/bin/python
 core=$layers/openembedded-core
+started=$(date +%s)
 
-say() { echo "yocto: $*" >&2; }
+say() { echo "yocto: $(($(date +%s) - started)) s: $*" >&2; }
 fail() {
     say "$*"
     exit 1
@@ -25,8 +27,8 @@ series=$(sed -n 's/^LAYERSERIES_CORENAMES = "\([a-z]*\).*/\1/p' "$core/meta/conf
 say "openembedded-core is $series"
 
 packages="mmdebstrap apt-utils attr bmap-tools chrpath cpio diffstat dosfstools dpkg-dev e2fsprogs
-fakeroot fdisk file gawk gdisk kmod libcap2-bin locales lz4 mtools parted pigz rpcsvc-proto
-squashfs-tools systemd unzip zstd python3-venv gcc g++ make"
+fakeroot fdisk file gawk gdisk kmod libcap2-bin locales lz4 mtools ovmf parted pigz rpcsvc-proto
+squashfs-tools systemd unzip xz-utils zstd python3-venv gcc g++ make"
 missing=
 for package in $packages; do
     dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
@@ -34,6 +36,8 @@ for package in $packages; do
 done
 # shellcheck disable=SC2086
 [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >&2
+# bitbake wants it.
+locale -a | grep -qx en_US.utf8 || localedef -i en_US -f UTF-8 en_US.UTF-8
 id builder >/dev/null 2>&1 || useradd -m -s /bin/bash builder
 mkdir -p "$build/downloads" "$build/in"
 chmod 755 "$build"
@@ -44,9 +48,9 @@ if [ ! -e "$build/in/tree.tar" ]; then
     include="systemd systemd-sysv udev dbus docker.io containerd runc docker-compose iptables erofs-utils
     e2fsprogs fdisk mount util-linux python3 python3-docker python3-requests python3-cryptography
     python3-yaml python3-zstandard python3-urllib3 ca-certificates iproute2 kmod procps passwd login
-    linux-image-cloud-amd64 initramfs-tools busybox busybox-static openssh-server netbase"
+    linux-image-cloud-amd64 initramfs-tools busybox-static netbase systemd-boot-efi"
     # shellcheck disable=SC2016
-    mmdebstrap --quiet --variant=minbase --include="$(echo $include | tr ' ' ,)" \
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$(echo $include | tr ' ' ,)" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --customize-hook='printf "%s\n" erofs squashfs overlay virtio_blk virtio_pci virtio_net ext4 loop > "$1/etc/initramfs-tools/modules"; sed -i s/^MODULES=.*/MODULES=list/ "$1/etc/initramfs-tools/initramfs.conf"; chroot "$1" update-initramfs -u -k all' \
@@ -63,16 +67,13 @@ if [ ! -e "$build/in/native/ready" ]; then
     "$build/in/native/bin/pip" install --quiet --disable-pip-version-check build cryptography \
         'flit_core<4' hatchling installer pyyaml requests urllib3 zstandard
     # Sources that the Python index no longer has where recipes look for them.
-    "$build/in/native/bin/pip" download --quiet --no-deps --no-binary :all: -d "$build/downloads" \
+    "$build/in/native/bin/pip" download --quiet --no-deps --no-binary tuf,securesystemslib -d "$build/downloads" \
         tuf==7.0.1 securesystemslib==1.3.0
     for file in "$build"/downloads/*.tar.gz; do touch "$file.done"; done
     touch "$build/in/native/ready"
 fi
-if [ ! -e "$build/in/preload" ]; then
-    say "publishing an app"
-    PYTHONPATH=$root/agent:$root/tests:$root/qemu "$python" "$root/tests/yocto/publish_site.py" \
-        "$build/in/maker" >"$build/in/preload"
-fi
+# The world that the tests' devices follow; a new one every day, and for every change of the agent.
+world=$(PYTHONPATH=$root/agent:$root/tests:$root/qemu "$python" "$root/tests/yocto/publish_site.py" "$build/in/world")
 identity=$(sha256sum "$build/in/tree.tar" | cut -c1-16)
 # The build's user need not be able to look into the work tree.
 rm -rf "$build/source"
@@ -93,9 +94,10 @@ MACHINE = "qemux86-64"
 DL_DIR = "$build/downloads"
 CONNECTIVITY_CHECK_URIS = ""
 SANITY_TESTED_DISTROS = ""
-COMPOSEAPPS_ROOT = "$build/in/maker/site/metadata/1.root.json"
-COMPOSEAPPS_URL = "$build/in/maker/site"
-COMPOSEAPPS_PRELOAD = "$(cat "$build/in/preload")"
+COMPOSEAPPS_ROOT = "$build/in/world/world/site/metadata/1.root.json"
+COMPOSEAPPS_URL = "$build/in/world/world/site"
+COMPOSEAPPS_URL:pn-composeapps-conf = "http://10.0.2.2:8000"
+COMPOSEAPPS_PRELOAD = "$world"
 EOF
 }
 
@@ -111,6 +113,12 @@ bitbake() { # bitbake DIRECTORY COMMAND…: as the build's user, with a clean en
 }
 
 # (a) the image, with the stand-in
+types=erofs-lz4
+if [ -e "$core/scripts/wic" ]; then
+    types="$types wic"
+else
+    say "not tried: a wic image, because wic has a repository of its own since wrynose"
+fi
 image=$build/image-$series
 stand_ins="$build/source/tests/yocto/stand-ins/meta-python $build/source/tests/yocto/stand-ins/meta-virtualization"
 # shellcheck disable=SC2086
@@ -121,12 +129,25 @@ DEBIAN_TREE = "$build/in/tree.tar"
 DEBIAN_TREE_ID = "$identity"
 PSEUDO_TREE = "$build/in/pseudo"
 NATIVE_PYTHON = "$build/in/native"
-COMPOSEAPPS_IMAGE_FSTYPES = "erofs-lz4"
-IMAGE_FEATURES:append = " allow-empty-password allow-root-login empty-root-password serial-autologin-root"
+COMPOSEAPPS_IMAGE_FSTYPES = "$types"
+INHERIT += "create-spdx"
 EOF
 say "building composeapps-image"
 bitbake "$image" bitbake composeapps-image
-ls -l "$image/tmp/deploy/images/qemux86-64/" >&2
+deploy=$image/tmp/deploy/images/qemux86-64
+ls -l "$deploy" >&2
+device=$build/device-$series
+rm -rf "$device"
+mkdir -p "$device/boot" "$device/root"
+cp -r "$build/in/world/." "$device"
+cp "$deploy/composeapps-image-qemux86-64.rootfs.erofs-lz4" "$device/root.erofs"
+cp "$deploy"/composeapps-image-qemux86-64.rootfs.spdx* "$device"
+[ ! -e "$core/scripts/wic" ] ||
+    cp --sparse=always "$deploy/composeapps-image-qemux86-64.rootfs.wic" "$device/disk.wic"
+cp "$deploy/bzImage" "$device/boot/vmlinuz"
+tar -xOf "$build/in/tree.tar" ./usr/bin/busybox >"$device/boot/busybox"
+tar -xf "$deploy/modules-qemux86-64.tgz" -C "$device/root"
+say "IMAGE=yocto YOCTO_DEVICE=$device make test TESTS=tests/qemu/test_boot.py boots it"
 
 # (b) what the layer promises, and every dependency with the real layers
 say "yocto-check-layer"
@@ -150,8 +171,11 @@ INIT_MANAGER = "systemd"
 DISTRO_FEATURES:append = " virtualization composeapps ptest"
 EFI_PROVIDER = "systemd-boot"
 EOF
-    bitbake "$real" bitbake -p
+    bitbake "$real" bitbake -p | tee "$real/parse.log"
+    grep -q ' 0 errors' "$real/parse.log" || fail "recipes do not parse"
+    ! grep -q '^WARNING' "$real/parse.log" || fail "parsing warned"
     bitbake "$real" bitbake -g composeapps-image
 else
     say "not tried: the real dependencies, because $layers has no meta-openembedded and meta-virtualization"
 fi
+say "done"

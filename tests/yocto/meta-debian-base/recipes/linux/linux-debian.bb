@@ -12,6 +12,9 @@ do_install[vardepsexclude] = "DEBIAN_TREE"
 do_install () {
     tar -xf ${DEBIAN_TREE} -C ${D} --no-same-owner --wildcards './usr/lib/modules/*' './boot/*'
     rm -f ${D}/boot/config-* ${D}/boot/System.map-* ${D}/boot/*.old
+    # As kernels of openembedded-core have them; for the initramfs of the tests, too.
+    find ${D}/usr/lib/modules -name '*.ko.xz' -exec xz --decompress {} +
+    depmod --basedir ${D}/usr $(ls ${D}/usr/lib/modules)
 }
 
 do_package[vardeps] += "DEBIAN_TREE_ID"
@@ -30,6 +33,7 @@ KERNEL_PACKAGE_NAME = "kernel"
 do_deploy () {
     install -m 0644 ${D}/boot/vmlinuz-* ${DEPLOYDIR}/bzImage
     install -m 0644 ${D}/boot/initrd.img-* ${DEPLOYDIR}/initrd.img
+    tar -czf ${DEPLOYDIR}/modules-${MACHINE}.tgz -C ${D} usr/lib/modules
 }
 addtask deploy after do_install before do_build
 
