@@ -15,6 +15,8 @@
 # copies all of it into DL_DIR. do_composeapps_seal makes the store of that copy; its result is
 # kept in sstate. The root file system gets plain files, with no extended attributes.
 
+inherit composeapps_sbom
+
 COMPOSEAPPS_PRELOAD ?= ""
 COMPOSEAPPS_PRELOAD[doc] = "Apps as NAME=REF@DIGEST, or one CHANNEL@DIGEST; empty for an image without apps."
 COMPOSEAPPS_ROOT ?= ""
@@ -108,14 +110,15 @@ python () {
         raise bb.parse.SkipRecipe(str(error))
 }
 
-def composeapps_publish(d, words, root, config):
-    """Run composeapps-publish; returns nothing, or what it says is wrong."""
+def composeapps_publish(d, words, root, config, result=os.devnull):
+    """Run composeapps-publish, its result to a file; returns nothing, or what it says is wrong."""
     import subprocess
     environment = dict(os.environ, PATH=d.getVar("PATH"), HOME=d.getVar("WORKDIR"))
     words += ["--root", root, "--platform", d.getVar("COMPOSEAPPS_PLATFORM")]
     command = [d.getVar("COMPOSEAPPS_PUBLISH"), *words, *(["--config", config] if config else [])]
     bb.debug(1, " ".join(command))
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with open(result, "w") as file:
+        done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.PIPE, text=True)
     said = done.stderr.strip().splitlines()
     for line in said[:-1] if done.returncode else said:
         bb.debug(1, line)
@@ -164,15 +167,19 @@ python do_composeapps_seal () {
     import json
     bundle, sealed = d.getVar("COMPOSEAPPS_BUNDLE"), d.getVar("COMPOSEAPPS_SEALED")
     channel, release, apps = composeapps_wanted(d)
-    words = ["preload", bundle, channel, "--offline", "--output", sealed + "/factory", "--cache", d.getVar("WORKDIR") + "/composeapps-cache"]
+    words = ["--json", "preload", bundle, channel, "--offline", "--output", sealed + "/factory", "--cache", d.getVar("WORKDIR") + "/composeapps-cache"]
     # Whether it had expired was judged when it was fetched; an old release can be built again.
     words += ["--time", "0"]
-    said = composeapps_publish(d, words, d.getVar("COMPOSEAPPS_ROOT"), d.getVar("COMPOSEAPPS_CONFIG"))
+    said = composeapps_publish(d, words, d.getVar("COMPOSEAPPS_ROOT"), d.getVar("COMPOSEAPPS_CONFIG"), sealed + "/contents.json")
     if said:
         bb.fatal("The apps of %s cannot be sealed: %s" % (d.getVar("PN"), said))
-    with open(sealed + "/factory/release.json") as file:
-        found = {name: app["artifact"] for name, app in json.load(file)["apps"].items()}
-    if apps and found != apps:
+    with open(sealed + "/contents.json") as file:
+        contents = json.load(file)
+    # Where it was made is in no result.
+    del contents["output"]
+    with open(sealed + "/contents.json", "w") as file:
+        json.dump(contents, file, indent=1, sort_keys=True)
+    if apps and {name: app["artifact"] for name, app in contents["apps"].items()} != apps:
         bb.fatal("%s holds other apps than COMPOSEAPPS_PRELOAD names: remove it, and it is fetched anew" % bundle)
 }
 do_composeapps_seal[cleandirs] = "${COMPOSEAPPS_SEALED}"

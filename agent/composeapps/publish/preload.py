@@ -15,7 +15,7 @@ Everything is reached by digest from the verified release. The same release, pla
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,15 @@ class Memory:
 MakeTrust = Callable[[Path, Memory], Trust]
 
 
+@dataclass(frozen=True)
+class Preloaded:
+    """What a factory store holds."""
+
+    release: Release
+    #: Pinned references of its images by app.
+    images: Mapping[str, tuple[str, ...]]
+
+
 def preload(
     channel: str,
     platform: Platform,
@@ -57,7 +66,7 @@ def preload(
     root: bytes,
     make_trust: MakeTrust,
     tools: Tools,
-) -> Release:
+) -> Preloaded:
     """Write the factory store; it appears under its name when it is complete.
 
     Args:
@@ -80,23 +89,29 @@ def preload(
         trust.export(channel, temporary / TRUST)
         _write(temporary / ROOT, root)
         _write(temporary / NAME, checked.raw)
-        _fill(temporary, checked, platform, tools)
-    return checked.release
+        images = _fill(temporary, checked, platform, tools)
+    return Preloaded(checked.release, images)
 
 
-def _fill(directory: Path, checked: CheckResult, platform: Platform, tools: Tools) -> None:
+def _fill(
+    directory: Path, checked: CheckResult, platform: Platform, tools: Tools
+) -> dict[str, tuple[str, ...]]:
     store = Store(directory)
     for path in (store.blobs, store.layers):
         path.mkdir(parents=True)
     _put(store, checked.raw)
+    images = {}
     for name, app in checked.release.apps.items():
         judge_platform(name, app, platform)
-        _add_app(Reference.parse(app.artifact), platform, store, tools)
+        images[name] = _add_app(Reference.parse(app.artifact), platform, store, tools)
     for path in (directory, store.blobs, store.blobs.parent, store.layers):
         path.chmod(0o755)
+    return images
 
 
-def _add_app(reference: Reference, platform: Platform, store: Store, tools: Tools) -> None:
+def _add_app(
+    reference: Reference, platform: Platform, store: Store, tools: Tools
+) -> tuple[str, ...]:
     made = content_of(reference, platform, tools)
     for data in (made.packed.manifest, *made.packed.blobs.values()):
         _put(store, data)
@@ -106,6 +121,7 @@ def _add_app(reference: Reference, platform: Platform, store: Store, tools: Tool
             _put(store, tools.content.read(image.reference, item.digest, item.size, "manifest"))
         _put(store, tools.content.read(image.reference, config.digest, config.size, "blob"))
         copy_layers(tools.sealer.seal(image, tools.content), store.layers)
+    return tuple(sorted({image.reference.pinned() for image in made.survey.all()}))
 
 
 def _put(store: Store, data: bytes) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from composeapps.config import Settings
 from composeapps.errors import ConfigError, UsageError
@@ -45,7 +46,11 @@ def preload_(options: argparse.Namespace) -> None:
 
     with open_tools(options, settings, layout) as tools:
         done = preload(options.channel, platform, options.output, root, make_trust, tools)
-    _tell(options, done, platform)
+    apps = {
+        name: {"artifact": app.artifact, "images": done.images[name]}
+        for name, app in done.release.apps.items()
+    }
+    _tell(options, done.release, platform, {"platform": str(platform), "apps": apps})
 
 
 def bundle_(options: argparse.Namespace) -> None:
@@ -71,7 +76,7 @@ def bundle_(options: argparse.Namespace) -> None:
         tools = Tools(content, sealer, compose_program(options), say)
         wanted = Wanted(options.release, apps)
         done = bundle(options.output, platform, root, check, recorder, wanted, tools)
-    _tell(options, done, platform)
+    _tell(options, done, platform, {})
 
 
 def _parent(options: argparse.Namespace) -> Path:
@@ -81,10 +86,12 @@ def _parent(options: argparse.Namespace) -> Path:
     return parent
 
 
-def _tell(options: argparse.Namespace, done: Release, platform: Platform) -> None:
+def _tell(
+    options: argparse.Namespace, done: Release, platform: Platform, more: Mapping[str, Any]
+) -> None:
     value = {"channel": done.channel, "version": done.version, "output": str(options.output)}
     text = f"release {done.version} of channel {done.channel} for {platform}: {options.output}"
-    print_result(options, value, [text])
+    print_result(options, {**value, **more}, [text])
 
 
 def _settings(options: argparse.Namespace) -> Settings:
