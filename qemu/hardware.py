@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,26 +34,44 @@ class Options:
     run_files: Mapping[str, bytes | str] = field(default_factory=dict)
     #: ``tcg`` or ``kvm``; the latter by default where it works.
     accelerator: str = ""
+    #: Holds ``boot`` and ``root`` as ``devicetree.device_tree`` says; that one by default.
+    tree: Path | None = None
+    #: Where OVMF lies: then the disk boots by itself, with a kernel and an initramfs of its own.
+    firmware: Path | None = None
     #: Take the channel for commands; else it is left to another process.
     channel: bool = True
 
 
+def direct(options: Options, directory: Path, boot: Path) -> list[str]:
+    """Return the options that boot the kernel of a tree with the initramfs in ``directory``."""
+    words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
+    kernel = ["-kernel", str(boot / "boot" / "vmlinuz")]
+    return [*kernel, "-initrd", str(directory / "initrd"), "-append", words]
+
+
+def firmware(place: Path, directory: Path) -> list[str]:
+    """Return the options for OVMF's firmware; its variables are kept in ``directory``."""
+    variables = directory / "variables.fd"
+    if not variables.exists():
+        shutil.copy(place / "OVMF_VARS_4M.fd", variables)
+    code = f"if=pflash,format=raw,readonly=on,file={place / 'OVMF_CODE_4M.fd'}"
+    return ["-drive", code, "-drive", f"if=pflash,format=raw,file={variables}"]
+
+
 def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> list[str]:
-    """Return the command that runs QEMU.
+    """Return the command that runs QEMU, but for what boots (``direct`` and ``firmware``).
 
     Args:
-        directory: holds the initramfs; sockets of console, channel and monitor are made there.
+        directory: sockets of console, channel and monitor are made there.
         boot: what ``devicetree.device_tree`` returns.
         disk: options that make a node named ``disk``.
     """
     kernel = boot / "boot" / "vmlinuz"
     chosen = options.accelerator or accelerator(kernel.parent, boot / "root")
     machine = f"q35,sata=off,usb=off,smbus=off,accel={chosen}"
-    words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
     command = ["qemu-system-x86_64", "-M", machine, "-cpu", _CPU[chosen], "-nodefaults"]
     command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
-    command += ["-m", str(options.memory), "-kernel", str(kernel)]
-    command += ["-initrd", str(directory / "initrd"), "-append", words]
+    command += ["-m", str(options.memory)]
     command += [*disk, "-device", "virtio-blk-pci,drive=disk,write-cache=on"]
     command += ["-device", "virtio-serial-pci", "-device", "i6300esb"]
     command += ["-action", "watchdog=reset"]

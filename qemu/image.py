@@ -33,7 +33,8 @@ DATA_SIZE = 256 * MIB
 HOST_ADDRESS = "10.0.2.2"
 _KEPT_IMAGES = 8
 _UUID = "f0d8a2c6-5b0e-4b6e-9d65-6f6d706f7365"
-_FILES = {
+#: What the image brings besides agent/system, by path.
+FILES = {
     "etc/fstab": """\
 PARTLABEL=data /var ext4 noatime,resuid=2147483646,\
 x-systemd.device-timeout=10min,x-systemd.requires=composeapps-data.service 0 0
@@ -158,7 +159,7 @@ def _fill(stage: Path, inputs: Inputs) -> None:
     (stage / "usr/local/bin/composeapps-publish").unlink(missing_ok=True)
     devicetree.compile_tree(stage, f"/{(site / 'composeapps').relative_to(stage)}")
     subprocess.run([str(AGENT / "system" / "install"), str(stage)], check=True)
-    texts = {name: text.encode() for name, text in _FILES.items()}
+    texts = {name: text.encode() for name, text in FILES.items()}
     texts["etc/composeapps/composeapps.toml"] = inputs.settings.encode()
     if inputs.factory is not None:
         shutil.copytree(inputs.factory, stage / "usr/share/composeapps/factory")

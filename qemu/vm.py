@@ -27,6 +27,7 @@ from typing import Any
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+import credentials
 import hardware
 import initrd
 from channel import Channel, MachineError, Result, lines
@@ -70,10 +71,7 @@ class Machine:
     def start(self, snapshot: Path | None = None) -> None:
         """Turn it on; where a snapshot is given it goes on from there, the disk as it was then."""
         assert self._process is None, "the machine runs"
-        boot = device_tree()
-        (self.directory / "initrd").write_bytes(
-            initrd.build(boot / "boot", boot / "root", self._run_files())
-        )
+        boot = self.options.tree or device_tree()
         for name in ("console", "channel", "qmp"):
             (self.directory / f"{name}.socket").unlink(missing_ok=True)
         command = [
@@ -90,7 +88,7 @@ class Machine:
         with (self.directory / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *hardware.command(self.options, self.directory, boot, self.disk.arm())]
-                + _incoming(snapshot),
+                + [*self._what_boots(boot), *_incoming(snapshot)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -105,6 +103,17 @@ class Machine:
         }
         if snapshot:
             self._go_on()
+
+    def _what_boots(self, boot: Path) -> list[str]:
+        """Return the options that say what boots, and bring what a test needs in the guest."""
+        place, files = self.options.firmware, self._run_files()
+        if place is not None:
+            return hardware.firmware(place, self.directory) + credentials.options(
+                self.directory, files
+            )
+        initramfs = initrd.build(boot / "boot", boot / "root", files)
+        (self.directory / "initrd").write_bytes(initramfs)
+        return hardware.direct(self.options, self.directory, boot)
 
     def _go_on(self) -> None:
         """Let a machine that was saved run; it was stopped then, and so it is when it is loaded."""

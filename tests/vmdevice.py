@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vmlaw
 import vmworld
+import yoctodevice
 from world import World
 
 from hardware import Options
@@ -17,13 +18,19 @@ class Device:
     """A machine, the maker's world that it follows, and the world's server."""
 
     def __init__(self, directory: Path, settings: str = vmworld.QUIET) -> None:
-        base = vmworld.factory_world()
+        base = yoctodevice.directory() if yoctodevice.ASKED else vmworld.factory_world()
         shutil.copytree(base / "world", directory / "world")
         self.factory = base / "factory"
         self.world = World(directory / "world")
         self.server = vmworld.Server(self.world.site)
-        self.disk = vmworld.device_disk(directory / "disk.raw", self.factory, settings)
-        self.options = Options(run_files={"composeapps-test/ask": vmlaw.ASK_FILE})
+        run_files: dict[str, bytes | str] = {"composeapps-test/ask": vmlaw.ASK_FILE}
+        if yoctodevice.ASKED:
+            self.disk = yoctodevice.disk(directory / "disk.raw", vmworld.DISK_SIZE)
+            run_files |= yoctodevice.run_files(vmworld.SETTINGS + settings)
+            self.options = Options(run_files=run_files, tree=base)
+        else:
+            self.disk = vmworld.device_disk(directory / "disk.raw", self.factory, settings)
+            self.options = Options(run_files=run_files)
         self.machine = Machine(directory / "machine", self.disk, self.options)
         self.machine.reach(vmworld.PORT, self.server.address)
 
