@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,34 @@ def test_every_import_has_a_package(build: FakeBuild) -> None:
     assert needed - has == set()
     unused = (has & PACKAGES.keys()) - needed
     assert unused == set()
+
+
+def test_the_ptest_package_holds_all_that_its_tests_import(tmp_path: Path) -> None:
+    build = FakeBuild(tmp_path / "build")
+    (build.directory / "classes" / "ptest.bbclass").write_text(
+        'PTEST_ENABLED = "1"\nPTEST_PATH = "/ptest"\naddtask install_ptest\n'
+    )
+    work = build.directory / "tmp/work/composeapps-0.1.0-r0"
+    (work / "image/ptest").mkdir(parents=True)
+    for name in ("tests", "qemu/tree.py", "agent/pyproject.toml"):
+        place = work / "sources" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, place)
+    done = build.run("run", "composeapps_0", "do_install_ptest")
+    assert (done.code, done.errors) == (0, []), done.said
+    script = (LAYER / "recipes-core/composeapps/files/run-ptest").read_text()
+    # The device's pytest has a plugin for what ptest prints; this one only looks for tests.
+    script = script.replace("--automake", "--collect-only -q").replace("python3", sys.executable)
+    (work / "image/ptest/run-ptest").write_text(script)
+    ran = subprocess.run(
+        ["sh", work / "image/ptest/run-ptest"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "agent")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
 
 
 @cache
