@@ -23,6 +23,8 @@ WKS_FILE ?= "composeapps.wks.in"
 WKS_SEARCH_PATH .= ":${COMPOSEAPPS_WICDIR}"
 # Wic's plugins were renamed after scarthgap.
 COMPOSEAPPS_WIC_BOOT ?= "${@'bootimg-' if 'scarthgap' in d.getVar('LAYERSERIES_CORENAMES').split() else 'bootimg_'}"
+COMPOSEAPPS_WIC_EFI ?= "loader=${EFI_PROVIDER}"
+COMPOSEAPPS_WIC_EFI[doc] = "Parameters of wic's EFI plugin; add ,initrd=NAME for an initramfs that is not in the kernel."
 WICVARS:append = " COMPOSEAPPS_SLOT_SIZE COMPOSEAPPS_WIC_BOOT"
 do_image_wic[depends] += "e2fsprogs-native:do_populate_sysroot erofs-utils-native:do_populate_sysroot"
 
