@@ -13,6 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 _UNITS = "systemd/system"
+#: What a unit runs is one of the files, and Debian's initramfs lets nothing in /run be executed.
+_AFTER_FILES = """\
+[Unit]
+After=systemd-tmpfiles-setup.service
+
+[Service]
+ExecStartPre=mount -o remount,exec /run
+"""
 
 
 def options(directory: Path, run_files: Mapping[str, bytes | str]) -> list[str]:
@@ -38,10 +46,7 @@ def _credentials(run_files: Mapping[str, bytes | str]) -> dict[str, str]:
         path = PurePosixPath(name)
         if str(path.parent) == _UNITS:
             found[f"systemd.extra-unit.{path.name}"] = data.decode()
-            # What it runs is one of the files.
-            found[f"systemd.unit-dropin.{path.name}~files"] = (
-                "[Unit]\nAfter=systemd-tmpfiles-setup.service\n"
-            )
+            found[f"systemd.unit-dropin.{path.name}~files"] = _AFTER_FILES
         elif str(path.parent.parent) == _UNITS:
             wanted = f"[Unit]\nWants={path.name}\n"
             found[f"systemd.unit-dropin.{path.parent.stem}~test"] = wanted
