@@ -120,6 +120,14 @@ def test_every_import_has_a_package(build: FakeBuild) -> None:
     assert unused == set()
 
 
+def test_the_image_has_its_own_layout_whatever_the_machine_brings(build: FakeBuild) -> None:
+    build.configure({"WKS_FILE": "machine.wks"})
+    layout = Path(build.run("parse").value["composeapps-image.bb"]["WKS_FILE"])
+    assert layout.is_file() and layout.is_relative_to(LAYER)
+    build.configure({"COMPOSEAPPS_WKS": "product.wks"})
+    assert build.run("parse").value["composeapps-image.bb"]["WKS_FILE"] == "product.wks"
+
+
 def test_the_ptest_package_holds_all_that_its_tests_import(tmp_path: Path) -> None:
     build = FakeBuild(tmp_path / "build")
     (build.directory / "classes" / "ptest.bbclass").write_text(

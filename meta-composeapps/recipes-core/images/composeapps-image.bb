@@ -19,8 +19,10 @@ COMPOSEAPPS_IMAGE_FSTYPES ?= "wic.zst wic.bmap"
 COMPOSEAPPS_IMAGE_FSTYPES[doc] = "Types of the image."
 IMAGE_FSTYPES = "${COMPOSEAPPS_IMAGE_FSTYPES}"
 
-WKS_FILE ?= "composeapps.wks.in"
-WKS_SEARCH_PATH .= ":${COMPOSEAPPS_WICDIR}"
+# Machines bring a layout of their own, which has neither slots nor data.
+COMPOSEAPPS_WKS ?= "${COMPOSEAPPS_WICDIR}/composeapps.wks.in"
+COMPOSEAPPS_WKS[doc] = "The layout: one of the layer's files/wic, or yours."
+WKS_FILE = "${COMPOSEAPPS_WKS}"
 # Wic's plugins were renamed after scarthgap.
 COMPOSEAPPS_WIC_BOOT ?= "${@'bootimg-' if 'scarthgap' in d.getVar('LAYERSERIES_CORENAMES').split() else 'bootimg_'}"
 COMPOSEAPPS_WIC_EFI ?= "loader=${EFI_PROVIDER}"
