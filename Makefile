@@ -24,8 +24,9 @@ test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)
 
-power-cut: prepare ## Cut a virtual device's power N times in updates; report in build/power-cut
-	$(BIN)/python tests/qemu/campaign.py $(or $(N),10) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+power-cut: prepare ## Cut a virtual device's power N times in updates; PEER=1 does it to stock Docker
+	$(BIN)/python tests/qemu/campaign.py $(or $(N),10) $(if $(SEED),--seed $(SEED)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(PEER),--peer $(PEER:1=classic)) $(if $(WITHIN),--within $(WITHIN))
 
 yocto: prepare ## Build the Yocto image with real bitbake; LAYERS=dir for checkouts (kas checkout)
 	tests/yocto/yocto.sh $(or $(LAYERS),layers)

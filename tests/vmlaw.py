@@ -29,7 +29,7 @@ ENDED = ("committed", "failed")
 class Verdict:
     """What the law says of one device at one moment."""
 
-    #: Seconds from power-on until all apps were healthy.
+    #: Seconds from power-on until all apps were healthy; 0 where they never were.
     healthy_after: float
     broken: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -40,25 +40,29 @@ def ask(machine: Machine, *words: str, timeout: float = 700.0) -> Any:
     return json.loads(machine.run(ASK, *words, timeout=timeout).out)
 
 
-def judge(machine: Machine, fsynced: list[str], trusted: set[str]) -> Verdict:
+def judge(
+    machine: Machine, fsynced: list[str], trusted: set[str], within: float = HEALTHY_WITHIN
+) -> Verdict:
     """Wait until a device is healthy and ask L1, L2, L3, L5, L6, and of L4 what can be asked now.
 
     Args:
         fsynced: lines that app ``a`` is known to have fsynced into its volume.
         trusted: references of all images of releases that were ever signed.
+        within: seconds from power-on.
     """
     try:
-        machine.wait_for_channel(HEALTHY_WITHIN)
-        left = max(1.0, HEALTHY_WITHIN - machine.seconds)
+        machine.wait_for_channel(within)
+        left = max(1.0, within - machine.seconds)
         found = machine.run(ASK, "healthy", str(left), check=False, timeout=left + 60)
         verdict = Verdict(machine.seconds)
-        if found.code != 0:
-            said = f"{found.code} {found.err[-500:]}"
-            verdict.broken.append(f"L1: not healthy after {machine.seconds:.0f} s: {said}")
         facts = verdict.facts = ask(machine, "law")
+        if found.code != 0:
+            said = f"{', '.join(facts['containers']) or 'no container'} {found.err[-500:]}".strip()
+            verdict.broken.append(f"L1: not healthy after {verdict.healthy_after:.0f} s: {said}")
+            verdict.healthy_after = 0.0
     except MachineError as error:
-        return Verdict(machine.seconds, [f"L1: {error}"])
-    if not facts["healthy"]:
+        return Verdict(0.0, [f"L1: {error}"])
+    if verdict.healthy_after and not facts["healthy"]:
         verdict.broken.append("L1: healthy, then not")
     verdict.broken += [f"L2: {path} has wrong bytes" for path in facts["damaged"]]
     lines = facts["volumes"].get("a_data/_data/log", "").split("\n")

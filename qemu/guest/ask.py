@@ -5,6 +5,8 @@
 and are healthy. ``ask.py law`` looks at the device as it is, with means of its own: nothing of
 composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of those.
 ``ask.py trace VERSION`` writes every change of its state to the console, for ten minutes.
+``ask.py runs SECONDS ID...`` waits until all are healthy and of one of these images, by ID.
+``ask.py content`` hashes files in the trees that containers see.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from pathlib import Path
 STATE = "/var/lib/composeapps/state.db"
 STORES = ("/var/lib/composeapps/store", "/usr/share/composeapps/factory")
 VOLUMES = Path("/var/lib/docker/volumes")
+#: What is looked at of a container's own tree: a program, and files that only one version has.
+CONTENT = ("bin/busybox", "etc/noise-*")
 
 
 class Engine(http.client.HTTPConnection):
@@ -36,15 +40,20 @@ class Engine(http.client.HTTPConnection):
         self.sock.connect("/run/docker.sock")
 
 
-def containers() -> list[dict[str, object]]:
-    """Return what the engine says of all containers of Compose projects."""
+def get(path: str) -> object:
+    """Ask the engine."""
     engine = Engine()
     try:
-        filters = '{"label":["com.docker.compose.project"]}'
-        engine.request("GET", f"/containers/json?all=1&filters={filters}")
-        found = json.loads(engine.getresponse().read())
+        engine.request("GET", path)
+        return json.loads(engine.getresponse().read())
     finally:
         engine.close()
+
+
+def containers() -> list[dict[str, object]]:
+    """Return what the engine says of all containers of Compose projects."""
+    filters = '{"label":["com.docker.compose.project"]}'
+    found = get(f"/containers/json?all=1&filters={filters}")
     assert isinstance(found, list), found
     return found
 
@@ -58,6 +67,11 @@ def healthy() -> bool:
     return bool(found) and all(
         item["State"] == "running" and "(healthy)" in str(item["Status"]) for item in found
     )
+
+
+def runs(ids: list[str]) -> bool:
+    """Say whether all are healthy and none is of another image."""
+    return healthy() and all(item["ImageID"] in ids for item in containers())
 
 
 def wait(test: object, seconds: float, pause: float) -> bool:
@@ -109,18 +123,40 @@ def damaged() -> list[str]:
             if path.name.startswith("."):
                 continue
             name = path.name.removesuffix(".erofs").rsplit(".", 1)[-1]
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != name:
-                    wrong.append(str(path))
+            if digest(path) != name:
+                wrong.append(str(path))
     return wrong
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256; the error, where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return str(error)
+
+
+def content() -> list[dict[str, str]]:
+    """Return digests of files as the processes of each running container see them."""
+    found = []
+    for item in containers():
+        known = get(f"/containers/{item['Id']}/json")
+        assert isinstance(known, dict), known
+        root = Path(f"/proc/{known['State']['Pid']}/root")
+        files = [path for pattern in CONTENT for path in root.glob(pattern)]
+        found.append({str(path.relative_to(root)): digest(path) for path in files})
+    return found
 
 
 def law() -> dict[str, object]:
     """Return what the law is judged by."""
     lines = subprocess.run(["ss", "-Hlntuw"], capture_output=True, text=True, check=True).stdout
-    images = sorted({str(item["Image"]) for item in containers()})
+    found = containers()
+    images = sorted({str(item["Image"]) for item in found})
     return {
         "healthy": healthy(),
+        "containers": [f"{item['Names']}: {item['Status'] or item['State']}" for item in found],
         "damaged": damaged(),
         "listening": lines.splitlines(),
         "images": images,
@@ -140,13 +176,15 @@ def main(verb: str, arguments: list[str]) -> int:
     """Do one of them; the exit code says whether what was waited for came."""
     if verb == "healthy":
         return 0 if wait(healthy, float(arguments[0]), 1.0) else 1
+    if verb == "runs":
+        return 0 if wait(lambda: runs(arguments[1:]), float(arguments[0]), 0.5) else 1
     if verb == "state":  # of one release
         os.nice(-5)  # what it waits for is over in a moment
         return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
     if verb == "trace":
         trace(int(arguments[0]))
     else:
-        print(json.dumps(law()))
+        print(json.dumps(content() if verb == "content" else law()))
     return 0
 
 

@@ -50,7 +50,7 @@ def publish_images(directory: Path, bulk_size: int) -> None:
         settings = Settings(registry={server.netloc: RegistrySettings(insecure=True)})
         transport = Transport(30)
         try:
-            pusher = _Pusher(registry_client(server.netloc, settings, transport), server.netloc)
+            pusher = Pusher(registry_client(server.netloc, settings, transport), server.netloc)
             for name, digest in images.references(layout).items():
                 pusher.push_from(layout, digest, name.rpartition("/")[2])
             base = images.references(layout)[f"{recipes.REGISTRY}/telemetry:1"]
@@ -83,7 +83,9 @@ def registry_config(directory: Path, data: Path) -> Path:
     return path
 
 
-class _Pusher:
+class Pusher:
+    """Copies images to a registry."""
+
     def __init__(self, client: RegistryClient, registry: str) -> None:
         self._client = client
         self._registry = registry
