@@ -58,20 +58,18 @@ def containers() -> list[dict[str, object]]:
     return found
 
 
-def healthy() -> bool:
-    """Say whether there are containers, and all run and none is not healthy."""
+def healthy(ids: list[str] | None = None) -> bool:
+    """Say whether there are containers, and all run, are healthy, and have one of these images."""
     try:
         found = containers()
     except (OSError, ValueError, AssertionError, http.client.HTTPException):
         return False
     return bool(found) and all(
-        item["State"] == "running" and "(healthy)" in str(item["Status"]) for item in found
+        item["State"] == "running"
+        and "(healthy)" in str(item["Status"])
+        and (ids is None or item["ImageID"] in ids)
+        for item in found
     )
-
-
-def runs(ids: list[str]) -> bool:
-    """Say whether all are healthy and none is of another image."""
-    return healthy() and all(item["ImageID"] in ids for item in containers())
 
 
 def wait(test: object, seconds: float, pause: float) -> bool:
@@ -177,7 +175,7 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "healthy":
         return 0 if wait(healthy, float(arguments[0]), 1.0) else 1
     if verb == "runs":
-        return 0 if wait(lambda: runs(arguments[1:]), float(arguments[0]), 0.5) else 1
+        return 0 if wait(lambda: healthy(arguments[1:]), float(arguments[0]), 0.5) else 1
     if verb == "state":  # of one release
         os.nice(-5)  # what it waits for is over in a moment
         return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1

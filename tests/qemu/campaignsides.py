@@ -120,8 +120,7 @@ class Peer(Side):
         wanted = self.releases.ids["good" if release == "good" else "old"]
         # Nothing that this side does goes on for longer once the bad version runs.
         bound = UPDATE_TIMEOUT if release == "good" else self.within
-        words = ("runs", str(bound), *wanted)
-        return machine.run(vmlaw.ASK, *words, timeout=bound + 60, check=False).code == 0
+        return vmlaw.wait(machine, bound, "runs", *wanted)
 
     def judge(self, machine: Machine) -> vmlaw.Verdict:
         """Ask the law, and whether containers see the files that their image has."""
