@@ -39,6 +39,16 @@ FILES = {
 PARTLABEL=data /var ext4 noatime,resuid=2147483646,\
 x-systemd.device-timeout=10min,x-systemd.requires=composeapps-data.service 0 0
 tmpfs /tmp tmpfs mode=1777,nosuid,nodev,size=20% 0 0
+"""
+    + "".join(
+        # Mounted only while somebody looks: a slot may be empty, or be written to.
+        f"PARTLABEL=root-{slot} /run/slots/{slot} erofs ro,noauto,nofail,x-systemd.automount,"
+        "x-systemd.device-timeout=10s,x-systemd.idle-timeout=10s 0 0\n"
+        for slot in "ab"
+    ),
+    "etc/composeapps/conf.d/slots.toml": """\
+[paths]
+other_factories = ["/run/slots/*/usr/share/composeapps/factory"]
 """,
     "etc/hostname": "device\n",
     "etc/hosts": "127.0.0.1 localhost device\n::1 localhost device\n",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import pytest
 import vmlaw
 import vmworld
 import yoctodevice
@@ -12,6 +14,11 @@ from world import World
 
 from hardware import Options
 from vm import Machine
+
+#: What takes many boots of an emulator; continuous integration has an hour.
+long = pytest.mark.skipif(
+    not os.environ.get("LONG"), reason="minutes in an emulator: make test TESTS=tests/qemu LONG=1"
+)
 
 
 class Device:
@@ -34,9 +41,9 @@ class Device:
         self.machine = Machine(directory / "machine", self.disk, self.options)
         self.machine.reach(vmworld.PORT, self.server.address)
 
-    def boot(self, *, network: bool = True) -> None:
-        """Turn it on, with or without a network card."""
-        self.options.network = network
+    def boot(self, *, network: bool = True, slot: str = "a") -> None:
+        """Turn it on, with or without a network card, from one of its root images."""
+        self.options.network, self.options.slot = network, slot
         self.machine.start()
 
     def judge(self, fsynced: list[str]) -> vmlaw.Verdict:

@@ -150,8 +150,17 @@ def publish(*words: str) -> str:
     return done.stdout.decode()
 
 
-def device_disk(path: Path, factory: Path | None, settings: str = QUIET) -> Disk:
-    """Write a disk with the image of a device that has this factory store and settings."""
-    root = image.root_image(image.Inputs(factory=factory, settings=SETTINGS + settings))
-    image.write_disk(root, path, DISK_SIZE)
+def device_disk(
+    path: Path, factory: Path | None, settings: str = QUIET, other: Path | None = None
+) -> Disk:
+    """Write a disk with the image of a device that has this factory store and settings.
+
+    Args:
+        other: factory store of the root image in slot B, which is empty without.
+    """
+    roots = [
+        image.root_image(image.Inputs(factory=store, settings=SETTINGS + settings))
+        for store in (factory, *([other] if other else []))
+    ]
+    image.write_disk(roots[0], path, DISK_SIZE, *roots[1:])
     return Disk(path)
