@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -128,8 +129,7 @@ def finish_engine_reset(device: Device) -> None:
     reason = device.state.get(PENDING)
     if reason:
         reset_engine(device, reason)
-    for root in _roots(device):
-        durable.remove(root / _ASIDE)
+    _clear_aside(device)
 
 
 def revive_engine(device: Device, reason: str) -> None:
@@ -191,8 +191,20 @@ def _start_engine(device: Device) -> None:
     if not start_engine(device):
         raise EngineError("the engine does not start: look into its journal")
     device.engine.wait_ready(device.settings.engine.ready_timeout)
+    _clear_aside(device)
+
+
+def _clear_aside(device: Device) -> None:
+    """Remove what was moved aside; what the medium does not let go of waits for the next start.
+
+    A damaged store may lie on a damaged file system: then only the check at boot mends it, and the
+    engine, which has an empty store by now, need not wait for that.
+    """
     for root in _roots(device):
-        durable.remove(root / _ASIDE)
+        try:
+            durable.remove(root / _ASIDE)
+        except OSError as error:
+            log.error("what was moved aside stays until the next start: %s", error)
 
 
 def _roots(device: Device) -> list[Path]:
@@ -200,18 +212,22 @@ def _roots(device: Device) -> list[Path]:
 
 
 def _move_aside(root: Path) -> None:
-    """Move everything but volumes into one directory of the same file system, durably."""
+    """Move everything but volumes into one directory of the same file system, durably.
+
+    What an interrupted reset left there stays beside it: it may be what cannot be removed.
+    """
     if not root.is_dir():
         return
     aside = root / _ASIDE
     durable.make_dir(aside)
+    # Each reset has a directory of its own below, so that no name is taken.
+    aside = Path(tempfile.mkdtemp(prefix="reset-", dir=aside))
     for path in sorted(root.iterdir()):
         if path.name in (_ASIDE, VOLUMES, "lost+found"):
             continue
-        target = aside / path.name
-        durable.remove(target)  # of a reset that was interrupted
-        os.replace(path, target)
+        os.replace(path, aside / path.name)
     durable.fsync_dir(aside)
+    durable.fsync_dir(aside.parent)
     durable.fsync_dir(root)
 
 

@@ -6,6 +6,7 @@ start and stop it and Compose are stand-ins that note what is done.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -154,6 +155,29 @@ def test_what_an_interrupted_reset_moved_aside_goes(rung: Rung) -> None:
     aside.mkdir()
     (aside / "containers").mkdir()
     reset.reset_engine(rung.device, "why")
+    assert rung.left("docker") == ["volumes"]
+
+
+def test_a_medium_that_does_not_let_go_of_the_old_store_ends_no_reset(
+    rung: Rung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ext4 with a cleared inode: what is there can be moved with its directory, not removed."""
+    real = shutil.rmtree
+
+    def refuse(path: Path, **options: Any) -> None:
+        if reset._ASIDE in str(path):
+            raise OSError(errno.EUCLEAN, "Structure needs cleaning", str(path))
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    rung.refuses = 1  # so that a part is moved aside twice
+    for _ in range(2):
+        (rung.root / "docker/containers").mkdir(exist_ok=True)
+        reset.reset_engine(rung.device, "why")
+        assert rung.device.state.get(reset.PENDING) == ""
+        assert rung.left("docker") == [reset._ASIDE, "volumes"]
+    monkeypatch.setattr(shutil, "rmtree", real)
+    reset.finish_engine_reset(rung.device)
     assert rung.left("docker") == ["volumes"]
 
 
