@@ -91,12 +91,16 @@ def boot(arguments: argparse.Namespace) -> int:
         host, _, number = target.rpartition(":")
         machine.reach(int(port), (host, int(number)))
     machine.start()
+    process = machine.directory / "pid"
+    process.write_text(str(machine.pid))
     threading.Thread(target=_follow, args=(console,), daemon=True).start()
     try:
         code = machine.wait()
     except KeyboardInterrupt:
         machine.close()
         return 130
+    finally:
+        process.unlink()
     time.sleep(0.3)  # the console's last lines
     word = seed.read_text() if seed.exists() else "0"
     loss = machine.disk.settle(random.Random(word) if code == -signal.SIGKILL else None)

@@ -97,7 +97,8 @@ class Machine:
         threading.Thread(
             target=self._log_console, args=(self._open("console"),), daemon=True
         ).start()
-        self._channel = Channel(self._open("channel"), self._alive)
+        if self.options.channel:
+            self.attach()
         self.relays = {
             port: Relay(self._process.pid, port, target) for port, target in self._targets.items()
         }
@@ -132,6 +133,13 @@ class Machine:
             MachineError: no machine runs in this directory.
         """
         self._channel = Channel(self._open("channel"), self._alive)
+
+    @property
+    def pid(self) -> int:
+        """The process that is the machine: without it the power is gone; raises MachineError."""
+        if self._process is None:
+            raise MachineError("the machine is off")
+        return self._process.pid
 
     def wait(self) -> int:
         """Wait until it is off, by whatever; return QEMU's exit code."""

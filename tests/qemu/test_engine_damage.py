@@ -15,8 +15,8 @@ from vmdevice import Device, long
 from vmlaw import ASK, HEALTHY_WITHIN
 
 LOG = "/var/lib/docker/volumes/a_data/_data/log"
-#: The engine does not start by itself; it starts, and what it knows is not there.
-ALWAYS = ("containerd-database", "snapshot-directories")
+#: The engine does not start by itself.
+ALWAYS = ("containerd-database",)
 #: Seconds; what is mended after the apps are healthy again is mended by the next look.
 WHOLE_WITHIN = 300.0
 
