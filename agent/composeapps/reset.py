@@ -181,6 +181,7 @@ def _empty_engine(device: Device, *, keep_volume_database: bool) -> None:
     process.run(device.settings.engine.stop, timeout=_CONTROL_TIMEOUT)
     _kill_containers(device)
     device.state.forget_snapshots()
+    _clear_aside(device)  # of an interrupted reset, or of each try with an engine that never starts
     for root in _roots(device):
         _move_aside(root)
     if not keep_volume_database:
@@ -201,10 +202,13 @@ def _clear_aside(device: Device) -> None:
     engine, which has an empty store by now, need not wait for that.
     """
     for root in _roots(device):
-        try:
-            durable.remove(root / _ASIDE)
-        except OSError as error:
-            log.error("what was moved aside stays until the next start: %s", error)
+        aside = root / _ASIDE
+        # One by one: what stays keeps nothing else.
+        for path in [*(sorted(aside.iterdir()) if aside.is_dir() else []), aside]:
+            try:
+                durable.remove(path)
+            except OSError as error:
+                log.error("what was moved aside stays until the next start: %s", error)
 
 
 def _roots(device: Device) -> list[Path]:
@@ -214,7 +218,7 @@ def _roots(device: Device) -> list[Path]:
 def _move_aside(root: Path) -> None:
     """Move everything but volumes into one directory of the same file system, durably.
 
-    What an interrupted reset left there stays beside it: it may be what cannot be removed.
+    What an earlier reset left there stays beside it: it could not be removed.
     """
     if not root.is_dir():
         return

@@ -137,6 +137,8 @@ def test_an_engine_that_never_starts_is_reported_once_and_the_reset_goes_on_late
     for _ in range(2):
         with pytest.raises(EngineError, match="does not start"):
             reset.reset_engine(rung.device, "why")
+        (rung.root / "docker/containers").mkdir()  # what a try to start it leaves
+    assert len(rung.left(f"docker/{reset._ASIDE}")) == 1, "the disk fills while it does not start"
     assert rung.device.state.get(reset.PENDING) == "why"
     reset.finish_engine_reset(rung.device)
     assert rung.events() == ["reset-engine"]
