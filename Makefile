@@ -1,7 +1,7 @@
 # Everything below runs as root on Debian 12 or 13 and installs what it needs by itself.
 # ENGINE=sid uses the newest Docker Engine, from Debian's unstable suite.
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash power-cut yocto bench lint format clean prepare
+.PHONY: help demo test long crash power-cut yocto bench lint format clean prepare
 
 ENGINE ?= trixie
 export ENGINE
@@ -20,6 +20,9 @@ demo: prepare ## Publish, sign, update, break, roll back, corrupt, reset; then a
 
 test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some, JOBS=1 in one process
 	$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --no-loadscope-reorder) $(or $(TESTS),$(SUITES))
+
+long: prepare ## The tests that boot an emulator many times, which make test leaves out (an hour)
+	LONG=1 $(BIN)/pytest tests/qemu/test_engine_damage.py tests/qemu/test_two_slots.py
 
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)

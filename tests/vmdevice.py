@@ -17,7 +17,7 @@ from vm import Machine
 
 #: What takes many boots of an emulator; continuous integration has an hour.
 long = pytest.mark.skipif(
-    not os.environ.get("LONG"), reason="minutes in an emulator: make test TESTS=tests/qemu LONG=1"
+    not os.environ.get("LONG"), reason="minutes in an emulator: make long runs it"
 )
 
 

@@ -32,8 +32,9 @@ ONLY_BITBAKE = {
     "usr/lib/systemd/system-preset/98-composeapps.preset",
     "usr/lib/systemd/system-preset/98-composeapps-data.preset",
 }
-#: Only in the other: a list of Debian's packages. Bitbake has manifests and an SBOM for that.
-ONLY_OTHER = {"usr/share/composeapps/packages"}
+#: Only in the other: a list of Debian's packages, for which bitbake has manifests and an SBOM;
+#: where its other slot is seen, which in a Yocto product is said by what updates the slots.
+ONLY_OTHER = {"usr/share/composeapps/packages", "etc/composeapps/conf.d/slots.toml"}
 #: A product's own: what it follows and where from.
 SETTINGS = "etc/composeapps/composeapps.toml"
 

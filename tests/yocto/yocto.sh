@@ -147,6 +147,8 @@ cp "$deploy"/composeapps-image-qemux86-64.rootfs.spdx* "$device"
 cp "$deploy/bzImage" "$device/boot/vmlinuz"
 tar -xOf "$build/in/tree.tar" ./usr/bin/busybox >"$device/boot/busybox"
 tar -xf "$deploy/modules-qemux86-64.tgz" -C "$device/root"
+say "comparing it with the image of qemu/, and its SBOM with its apps"
+(cd "$root" && YOCTO_DEVICE="$device" .venv/bin/pytest -q tests/qemu/test_two_images.py tests/yocto/test_sbom.py)
 say "IMAGE=yocto YOCTO_DEVICE=$device make test TESTS=tests/qemu/test_boot.py boots it"
 
 # (b) what the layer promises, and every dependency with the real layers
