@@ -70,10 +70,12 @@ def judge(
         machine.wait_for_channel(within)
         well = wait(machine, within - machine.seconds, "healthy")
         verdict = Verdict(machine.seconds)
+        well = well and wait(machine, within - machine.seconds, "settled")
         facts = verdict.facts = ask(machine, "law")
         if not well:
             said = ", ".join(facts["containers"]) or "no container"
-            verdict.broken.append(f"L1: not healthy after {verdict.healthy_after:.0f} s: {said}")
+            said = f"{said}; releases: {facts['releases']}"
+            verdict.broken.append(f"L1: not healthy after {machine.seconds:.0f} s: {said}")
             verdict.healthy_after = 0.0
     except MachineError as error:
         return Verdict(0.0, [f"L1: {error}"])

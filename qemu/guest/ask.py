@@ -2,8 +2,10 @@
 """Runs in a test's guest and asks what has to be true on every device; prints one JSON object.
 
 ``ask.py healthy SECONDS`` waits until the engine says that all containers of Compose projects run
-and are healthy. ``ask.py law`` looks at the device as it is, with means of its own: nothing of
-composeapps is imported. ``ask.py state VERSION NAME...`` waits until a release is in one of those.
+and are healthy; ``settled`` also that no switch between releases is under way: the engine starts
+again what it ran before, and the agent goes on with the switch. ``ask.py law`` looks at the device
+as it is, with means of its own: nothing of composeapps is imported.
+``ask.py state VERSION NAME...`` waits until a release is in one of those.
 ``ask.py trace VERSION`` writes every change of its state to the console, for ten minutes.
 ``ask.py runs SECONDS ID...`` waits until all are healthy and of one of these images, by ID.
 ``ask.py content`` hashes files in the trees that containers see.
@@ -23,6 +25,10 @@ from pathlib import Path
 STATE = "/var/lib/composeapps/state.db"
 STORES = ("/var/lib/composeapps/store", "/usr/share/composeapps/factory")
 VOLUMES = Path("/var/lib/docker/volumes")
+#: States in which the agent goes on by itself, network or not.
+SWITCHING = ("installing", "starting", "rolling-back")
+#: Seconds that a look at the state waits for who writes it.
+PATIENCE = 10.0
 #: What is looked at of a container's own tree: a program, and files that only one version has.
 CONTENT = ("bin/busybox", "etc/noise-*")
 
@@ -83,16 +89,23 @@ def wait(test: object, seconds: float, pause: float) -> bool:
     return False
 
 
-def rows(query: str) -> list[tuple[object, ...]]:
-    """Ask the state, without waiting for who writes; nothing where there is none."""
+def rows(query: str, patience: float = 0.0) -> list[tuple[object, ...]]:
+    """Ask the state, for so many seconds while somebody writes; nothing where there is none."""
     try:
-        database = sqlite3.connect(f"file:{STATE}?mode=ro", uri=True, timeout=0)
+        database = sqlite3.connect(f"file:{STATE}?mode=ro", uri=True, timeout=patience)
         try:
             return database.execute(query).fetchall()
         finally:
             database.close()
     except sqlite3.Error:
         return []
+
+
+def settled() -> bool:
+    """Say whether all are healthy and the agent is not about to change that."""
+    found = rows("SELECT state FROM release", PATIENCE)
+    known = bool(found) or not Path(STATE).exists()  # stock Docker has none
+    return known and not any(state in SWITCHING for (state,) in found) and healthy()
 
 
 def in_state(version: int, names: list[str]) -> bool:
@@ -162,9 +175,9 @@ def law() -> dict[str, object]:
             str(path.relative_to(VOLUMES)): path.read_text("utf-8", "replace")
             for path in VOLUMES.glob("*/_data/log")
         },
-        "events": rows("SELECT id, kind, body, sent FROM event ORDER BY time"),
-        "releases": rows("SELECT version, state FROM release ORDER BY version"),
-        "current": rows("SELECT value FROM meta WHERE key = 'current'"),
+        "events": rows("SELECT id, kind, body, sent FROM event ORDER BY time", PATIENCE),
+        "releases": rows("SELECT version, state FROM release ORDER BY version", PATIENCE),
+        "current": rows("SELECT value FROM meta WHERE key = 'current'", PATIENCE),
         "written": int(Path("/sys/block/vda/stat").read_text().split()[6]) * 512,
         "uptime": float(Path("/proc/uptime").read_text().split()[0]),
     }
@@ -172,8 +185,9 @@ def law() -> dict[str, object]:
 
 def main(verb: str, arguments: list[str]) -> int:
     """Do one of them; the exit code says whether what was waited for came."""
-    if verb == "healthy":
-        return 0 if wait(healthy, float(arguments[0]), 1.0) else 1
+    if verb in ("healthy", "settled"):
+        test = healthy if verb == "healthy" else settled
+        return 0 if wait(test, float(arguments[0]), 1.0) else 1
     if verb == "runs":
         return 0 if wait(lambda: healthy(arguments[1:]), float(arguments[0]), 0.5) else 1
     if verb == "state":  # of one release

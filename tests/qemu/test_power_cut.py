@@ -38,6 +38,7 @@ class Journey:
     def cut_in(self, state: str, rng: random.Random, compose: str = PATIENT) -> int:
         """Publish, let the device find it, take the power away in a state; return the version."""
         device, machine = self.device, self.device.machine
+        machine.plug(True)  # a case that failed may have left it out
         log = machine.run("cat", "/var/lib/docker/volumes/a_data/_data/log").out
         self.marks = log.split()  # minutes old: fsynced
         self._number += 1
