@@ -28,6 +28,9 @@ _TIMEOUT = 120.0
 #: Seconds; an engine that lives answers a ping at once, one that hangs never does.
 _PING = 10.0
 _WAIT = 0.2
+#: Seconds that a container has to end where its file says nothing (docker stop), and the most that
+#: is waited for whatever it says: a release must not keep its own successor out.
+_GRACE, _LONGEST_GRACE = 10, 600
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Container:
     restarts: int
     #: RFC 3339, as Docker writes it.
     started_at: str
+    #: Seconds to end in before it is killed (Compose: stop_grace_period).
+    grace: int = _GRACE
 
 
 @contextlib.contextmanager
@@ -176,20 +181,20 @@ class Engine:
             data = self.client.api.logs(container_id, tail=lines, stdout=True, stderr=True)
         return bytes(data).decode("utf-8", "replace")[-8192:]
 
-    def restart(self, container_id: str) -> None:
-        """Restart one container; raises EngineError."""
+    def restart(self, container: Container) -> None:
+        """Restart one container, which has its grace time to end; raises EngineError."""
         with _translated("restarting a container"):
-            self.client.api.restart(container_id)
+            self.client.api.restart(container.id, timeout=container.grace)
 
     def stop(self, project: str) -> None:
-        """Ask all containers of a project to end; each has its own grace time.
+        """Ask all containers of a project to end; each has its own grace time, ten minutes at most.
 
         Raises:
             EngineError: the engine does not stop one.
         """
         for container in self.containers(project):
             with _translated("stopping a container"), contextlib.suppress(docker.errors.NotFound):
-                self.client.api.stop(container.id)
+                self.client.api.stop(container.id, timeout=container.grace)
 
     def remove_containers(self, project: str) -> None:
         """Remove all containers of a project, running ones too, at once; volumes stay."""
@@ -264,4 +269,10 @@ def _container(value: Mapping[str, Any]) -> Container:
         health=(state.get("Health") or {}).get("Status", "").replace("none", ""),
         restarts=int(value.get("RestartCount", 0)),
         started_at=state.get("StartedAt", ""),
+        grace=_grace(value["Config"]),
     )
+
+
+def _grace(config: Mapping[str, Any]) -> int:
+    wanted = config.get("StopTimeout")
+    return _GRACE if wanted is None else min(int(wanted), _LONGEST_GRACE)

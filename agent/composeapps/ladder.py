@@ -220,7 +220,7 @@ def _try(rung: _Rung, device: Device, plan: Plan, app: AppPlan) -> None:
 def _restart(device: Device, plan: Plan, app: AppPlan) -> None:
     for container in device.engine.containers(app.name):
         if container.health == "unhealthy" or container.status in ("exited", "dead", "created"):
-            device.engine.restart(container.id)
+            device.engine.restart(container)
     update.start_app(device, plan, app)
 
 

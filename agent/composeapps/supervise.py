@@ -29,6 +29,9 @@ from composeapps.process import start
 TICK = 30.0
 #: Seconds between a container's trouble and the look at it: a restart policy goes first.
 DEBOUNCE = 10.0
+#: Seconds before a child's end in which it may have missed a container's trouble: it has looked at
+#: all of them by then, and only writes down what came of it.
+UNSEEN = 3.0
 #: Seconds; back-off of mending and of polling after an error doubles from the first to the second.
 BACKOFF_FIRST, BACKOFF_LAST = 15.0, 900.0
 #: Seconds without an answer of the engine before ``start`` is sent to mend it.
@@ -172,6 +175,8 @@ class Supervisor:
         #: Since when the engine does not answer, 0 while it does; and whether it ever did.
         self._engine_lost = 0.0
         self._engine_known = False
+        #: When a container had trouble while a child worked.
+        self._troubled = float("-inf")
         self._alive = watchdog_interval()
 
     def run(self) -> int:
@@ -224,7 +229,10 @@ class Supervisor:
         code = self._children.pop(verb).wait()
         self._selector.unregister(ends)
         os.close(ends)
-        self._schedule.ended(verb, code, boottime())
+        now = boottime()
+        self._schedule.ended(verb, code, now)
+        if not self._busy and now - self._troubled < UNSEEN:
+            self._schedule.trouble(now)
 
     def _watch_engine(self, now: float) -> None:
         if self._events.socket is None:
@@ -258,7 +266,9 @@ class Supervisor:
             self._trouble(boottime())
 
     def _trouble(self, now: float) -> None:
-        if not self._busy:  # our own children stop containers and the engine too
+        if self._busy:  # our own children stop containers and the engine too
+            self._troubled = now
+        else:
             self._schedule.trouble(now)
 
     def _on_stop(self, *_: object) -> None:

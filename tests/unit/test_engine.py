@@ -126,3 +126,25 @@ def test_what_docker_complains_about_is_told_with_what_was_asked() -> None:
     )
     with pytest.raises(EngineError, match="Docker, while stopping a container: it hangs"):
         one.stop("p")
+
+
+def inspected(stop_timeout: int | None) -> dict[str, Any]:
+    config: dict[str, Any] = {"Labels": {PROJECT_LABEL: "a"}}
+    if stop_timeout is not None:
+        config["StopTimeout"] = stop_timeout
+    return {"Id": "c", "Name": "/c", "Config": config, "State": {}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [(None, 10), (0, 0), (1, 1), (180, 180), (3_600_000, 600)]
+)
+def test_a_container_has_its_own_time_to_end_but_not_for_ever(
+    wanted: int | None, given: int
+) -> None:
+    """The SDK would give each ten seconds at a restart."""
+    one, api = engine(containers=[{"Id": "c"}], inspect_container=inspected(wanted))
+    one.stop("a")
+    (container,) = one.containers("a")
+    one.restart(container)
+    assert ("stop", "c", ("timeout", given)) in api.asked
+    assert ("restart", "c", ("timeout", given)) in api.asked

@@ -277,7 +277,7 @@ def test_the_first_rung_restarts_what_is_ill_and_the_second_makes_it_anew(
     start: Start, status: str, health: str
 ) -> None:
     container = Container("i", "n", "a", "s", "x", status, 0, health, 0, "t")
-    restarted: list[str] = []
+    restarted: list[Container] = []
     engine: Any = start.device.engine
     engine.containers = lambda name: [container]
     engine.restart = restarted.append
@@ -291,7 +291,7 @@ def test_the_first_rung_restarts_what_is_ill_and_the_second_makes_it_anew(
     app: Any = SimpleNamespace(name="a")
     ladder._restart(start.device, plan, app)
     ladder._recreate(start.device, plan, app)
-    assert restarted == (["i"] if (status, health) in ILL else [])
+    assert restarted == ([container] if (status, health) in ILL else [])
     assert started == [False, True]
 
 

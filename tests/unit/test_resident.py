@@ -20,6 +20,7 @@ import os, sys
 from composeapps import supervise
 supervise.SCRUB_FIRST = float(os.environ.get("SCRUB_FIRST", "300"))
 supervise.DEBOUNCE, supervise.ENGINE_GRACE, supervise.ENGINE_RETRY = 0.2, 0.5, 0.2
+supervise.UNSEEN = 1.0
 supervise.Backoff.__init__.__defaults__ = (0.3, 2.0, 0.0)
 sys.executable = sys.argv[1]
 from composeapps import cli
@@ -272,13 +273,27 @@ def test_trouble_of_a_container_is_mended(resident: Resident, engine: FakeEngine
 def test_what_its_own_children_stop_is_no_trouble(resident: Resident, engine: FakeEngine) -> None:
     resident.start()
     resident.settle()
-    resident.does("update", "sleep 0.5")
+    resident.does("update", "sleep 2")
     resident.signal(signal.SIGHUP)
     resident.wait(count("begin update", 2))
     engine.send(event("die") * 3)
     resident.wait(count("end update", 2))
     time.sleep(0.6)
     assert resident.log().count("begin start") == 1
+
+
+def test_a_container_that_ends_as_a_child_does_is_looked_at(
+    resident: Resident, engine: FakeEngine
+) -> None:
+    """The child had looked at all of them before."""
+    resident.start()
+    resident.settle()
+    resident.does("update", "while [ ! -e go ]; do sleep 0.02; done; sleep 0.1")
+    resident.signal(signal.SIGHUP)
+    resident.wait(count("begin update", 2))
+    engine.send(event("die"))
+    (resident.directory / "go").touch()
+    resident.wait(count("end start", 2))
 
 
 def test_mending_that_fails_is_tried_again_and_updates_go_on(
