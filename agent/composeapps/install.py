@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from composeapps import durable, mounts, slots
@@ -47,6 +48,22 @@ def mount(device: Device, plan: Plan) -> dict[str, Path]:
         EngineError: the kernel cannot mount it.
     """
     return {chain_id: _mount(device, layer) for chain_id, (_, layer) in plan.chains.items()}
+
+
+def mount_part(device: Device, plan: Plan, lacking: dict[str, str]) -> Plan:
+    """Mount the layers of those apps that have all of them; return the plan of these apps.
+
+    Args:
+        lacking: gets why each of the others is left out.
+    """
+    whole = []
+    for app in plan.apps:
+        try:
+            mount(device, replace(plan, apps=(app,)))
+            whole.append(app)
+        except IntegrityError as error:
+            lacking[app.name] = str(error)
+    return replace(plan, apps=tuple(whole))
 
 
 def _mount(device: Device, layer: Layer) -> Path:

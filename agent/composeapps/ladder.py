@@ -1,9 +1,10 @@
 """Run what should run, and mend what does not, by the smallest rung that does it.
 
 restart the container → recreate the app → reset the app → reset the engine → previous release →
-factory release. An error that means a damaged engine (``damage``) goes straight to its rung. A
-release that is merely unhealthy after it was committed is never left for an older one: only damage
-that no local copy mends makes the device run another.
+factory release → those apps of the best release that are not damaged. An error that means a damaged
+engine (``damage``) goes straight to its rung. A release that is merely unhealthy after it was
+committed is never left for an older one: only damage that no local copy mends makes the device run
+another.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from composeapps.errors import (
     IntegrityError,
     SettingsError,
     TrustError,
+    UnhealthyError,
     UnsupportedError,
     UpdateFailedError,
 )
 from composeapps.health import HEALTHY
-from composeapps.plan import AppPlan, Plan, make_plan, read_document, read_release
+from composeapps.plan import AppPlan, Plan, make_part, make_plan, read_document, read_release
 from composeapps.process import ProcessError
 from composeapps.release import Release
 
@@ -49,6 +51,7 @@ def start(device: Device) -> Plan:
         try:
             plan = _start(device)
             damage.forget_resets(device)
+            update.note_lacking(device, plan.digest, {})
             return plan
         except (EngineError, ProcessError) as error:
             reason = damage.reason(device, error)  # not for ever: resets are counted
@@ -67,6 +70,8 @@ def _start(device: Device) -> Plan:
             return update.apply(device, record.digest)
         except UpdateFailedError as error:
             log.warning("%s", error)
+        except IntegrityError as error:  # what it goes back to is damaged
+            log.error("%s", error)
     return run_best(device)
 
 
@@ -137,7 +142,32 @@ def run_best(device: Device) -> Plan:
         return plan
     if not reasons:
         raise IntegrityError("no release is installed: run composeapps update, or preload one")
-    raise IntegrityError(f"no release can be run: {'; '.join(reasons)}; run composeapps update")
+    ran = _run_part(device, reasons) or "no release can be run"
+    raise IntegrityError(f"{ran}: {'; '.join(reasons)}; run composeapps update")
+
+
+def _run_part(device: Device, reasons: list[str]) -> str:
+    """Run what is not damaged of the best release that has something; say what that is."""
+    for digest in update.candidates(device):
+        try:
+            plan, lacking = make_part(device, digest)
+        except (IntegrityError, TrustError, ConfigError):  # a reason says it already
+            continue
+        plan = install.mount_part(device, plan, lacking)
+        if not plan.apps:
+            continue
+        install.tell(device, plan)
+        update.note_stand_in(device, digest, reasons)
+        update.note_lacking(device, digest, lacking)
+        ran = f"release {plan.release.version} runs without {', '.join(sorted(lacking))}"
+        try:
+            update.run_apps(device, plan)
+        except (UnhealthyError, ProcessError) as error:
+            if damage.reason(device, error):
+                raise
+            ran += f", and {error}"
+        return ran
+    return ""
 
 
 def _run(device: Device, digest: str) -> Plan:

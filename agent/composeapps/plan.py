@@ -141,6 +141,29 @@ def make_plan(device: Device, digest: str, *, online: bool) -> Plan:
     return Plan(digest, release, apps, frozenset(read.used | {digest}))
 
 
+def make_part(device: Device, digest: str) -> tuple[Plan, dict[str, str]]:
+    """Resolve those apps of a release whose documents are all here.
+
+    Returns:
+        the plan of these apps, and why each of the others is not in it.
+
+    Raises:
+        IntegrityError: the release document itself is damaged in every local store.
+        ConfigError: an app has no image for this platform, or cannot be used.
+        SpaceError: no room for documents or project files.
+    """
+    read = Reader(device, online=False)
+    release = read_release(device, digest)
+    apps: list[AppPlan] = []
+    lacking: dict[str, str] = {}
+    for name, app in release.apps.items():
+        try:
+            apps.append(_plan_app(device, read, name, app.artifact))
+        except IntegrityError as error:
+            lacking[name] = str(error)
+    return Plan(digest, release, tuple(apps), frozenset(read.used | {digest})), lacking
+
+
 def read_release(device: Device, digest: str) -> Release:
     """Return a release document; raises IntegrityError where no copy of it is intact."""
     return Release.parse(read_document(device, digest), f"release {digest}")

@@ -114,6 +114,8 @@ class Schedule:
                 self.start_at = float("inf")
             else:
                 self.start_at = now + self._start_backoff.delay()
+            if code == IntegrityError.exit_code:  # what is damaged is fetched again
+                self.ask()
             return
         if code in (SourceError.exit_code, -signal.SIGKILL):
             delay = self._poll_backoff.delay()

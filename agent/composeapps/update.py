@@ -1,4 +1,4 @@
-"""The update machine: check, fetch, apply, commit or roll back.
+"""The update machine: fetch, apply, commit or roll back what ``offer`` found.
 
 A state is written before its work, and every state's work can be done again from the top; so
 recovery is not a mode: it is the next run.
@@ -7,10 +7,11 @@ recovery is not a mode: it is the next run.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from composeapps import damage, fetch, gate, install, state
+from composeapps import damage, fetch, gate, install, offer, state
 from composeapps.compose import Compose
 from composeapps.device import Device
 from composeapps.errors import (
@@ -27,7 +28,6 @@ from composeapps.errors import (
 )
 from composeapps.plan import AppPlan, Plan, make_plan, read_release
 from composeapps.process import ProcessError
-from composeapps.release import Release, in_rollout
 from composeapps.state import ReleaseRecord
 
 log = logging.getLogger(__name__)
@@ -35,70 +35,8 @@ log = logging.getLogger(__name__)
 #: What makes a release itself unusable on this device, now and later.
 _HOPELESS = (ConfigError, SealError, TrustError)
 
-UP_TO_DATE = "up-to-date"
-AVAILABLE = "available"
-FAILED_BEFORE = "failed-before"
-NOT_IN_ROLLOUT = "not-in-rollout"
-OLDER = "older-than-current"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a look at the channel found."""
-
-    digest: str
-    channel: str
-    version: int
-    #: One of the words above.
-    verdict: str
-    #: Why it failed, where it did.
-    reason: str = ""
-
-
-def decide(
-    release: Release,
-    record: ReleaseRecord | None,
-    current: ReleaseRecord | None,
-    device_id: str,
-    factory_digest: str = "",
-) -> str:
-    """Decide what to do about a channel's release; pure.
-
-    Versions are judged by ``trust``, whose floor ends with the keys that set it: a maker who
-    replaced a key has to be able to go back. Only the image's own release may have no floor.
-    """
-    if record is not None and current is not None and record.digest == current.digest:
-        return UP_TO_DATE
-    if record is not None and record.state == state.FAILED:
-        return FAILED_BEFORE
-    if current is not None and current.digest == factory_digest and _is_older(release, current):
-        return OLDER
-    if record is not None and record.state in state.SWITCHING:
-        return AVAILABLE
-    return AVAILABLE if in_rollout(release, device_id) else NOT_IN_ROLLOUT
-
-
-def _is_older(release: Release, current: ReleaseRecord) -> bool:
-    return release.channel == current.channel and release.version < current.version
-
-
-def check(device: Device) -> Check:
-    """Look at the channel once.
-
-    Raises:
-        SourceError, TrustError: see ``trust.Trust.check``.
-    """
-    found = device.trust.check(device.settings.device.channel)
-    record = device.state.release(found.digest)
-    current = device.state.release(device.state.current)
-    verdict = decide(found.release, record, current, device.id, device.factory_digest)
-    if verdict == AVAILABLE:
-        device.stores.data.put_blob(found.raw)
-        release = found.release
-        device.state.add_release(found.digest, release.channel, release.version, found.raw)
-    device.state.put("target", found.digest if verdict == AVAILABLE else "")
-    reason = record.reason if record is not None and verdict == FAILED_BEFORE else ""
-    return Check(found.digest, found.release.channel, found.release.version, verdict, reason)
+#: State key: the apps that what runs lacks for damage.
+_LACKING = "lacking"
 
 
 def fetch_release(device: Device, digest: str, progress: fetch.Progress) -> Plan:
@@ -150,6 +88,8 @@ def apply(device: Device, digest: str) -> Plan:
         run_apps(device, plan)
     except (UnhealthyError, IntegrityError, EngineError, ProcessError, *_HOPELESS) as error:
         _require_engine(device, error)
+        if isinstance(error, IntegrityError):
+            offer.note_damaged(device, digest)
         details = error.details if isinstance(error, GateError) else {}
         return roll_back(device, digest, str(error), details)
     event = device.state.commit(digest, "committed", _body(record))
@@ -225,6 +165,15 @@ def note_stand_in(device: Device, digest: str, reasons: list[str]) -> None:
         kind = "stand-in" if stand_in else "mended"
         device.state.add_event(kind, {"release": digest, "reasons": reasons})
         device.state.put("stand-in", stand_in)
+
+
+def note_lacking(device: Device, digest: str, lacking: Mapping[str, str]) -> None:
+    """Report once which apps of a release cannot run here for damage; empty ends it."""
+    value = " ".join([digest, *sorted(lacking)]) if lacking else ""
+    if value != device.state.get(_LACKING):
+        if lacking:
+            device.state.add_event("incomplete", {"release": digest, "apps": dict(lacking)})
+        device.state.put(_LACKING, value)
 
 
 def running_digest(device: Device) -> str:

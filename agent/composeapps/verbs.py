@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from composeapps import damage, difference, ladder, mend, overview, prune, scrub, state, terminal
+from composeapps import damage, difference, ladder, mend, offer, overview, prune, scrub, state
 from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps import update as machine
@@ -30,6 +30,7 @@ from composeapps.errors import (
 )
 from composeapps.plan import Plan
 from composeapps.process import clean_environment
+from composeapps.terminal import progress, table
 
 log = logging.getLogger(__name__)
 Options = argparse.Namespace
@@ -38,19 +39,8 @@ Options = argparse.Namespace
 def check(device: Device, options: Options) -> None:
     """Look for a newer release."""
     with device.writer("check"):
-        found = machine.check(device)
-    _say(options, asdict(found), _sentence(found))
-
-
-def _sentence(found: machine.Check) -> str:
-    text = {
-        machine.UP_TO_DATE: "is what this device runs",
-        machine.AVAILABLE: "is available",
-        machine.FAILED_BEFORE: f"failed on this device before ({found.reason}): composeapps retry",
-        machine.NOT_IN_ROLLOUT: "is not rolled out to this device yet",
-        machine.OLDER: "is older than the one that this image carries",
-    }[found.verdict]
-    return f"release {found.version} of channel {found.channel} {text}"
+        found = offer.check(device)
+    _say(options, asdict(found), offer.sentence(found))
 
 
 def update(device: Device, options: Options) -> None:
@@ -62,7 +52,7 @@ def update(device: Device, options: Options) -> None:
         device.set_stopped(False)
         _finish(device)
         try:
-            found: machine.Check | None = machine.check(device)
+            found: offer.Check | None = offer.check(device)
         except SourceError as error:
             if _fetched_target(device) is None:
                 raise
@@ -85,7 +75,9 @@ def update(device: Device, options: Options) -> None:
     outbox.try_report(device)
     value = {"check": asdict(found) if found else None, "current": _release(current)}
     version = current.version if current else "none"
-    _say(options, value, f"{_sentence(found) + '; ' if found else ''}running release {version}")
+    _say(
+        options, value, f"{offer.sentence(found) + '; ' if found else ''}running release {version}"
+    )
 
 
 def _finish(device: Device) -> None:
@@ -100,7 +92,7 @@ def _finish(device: Device) -> None:
 def _refetch(device: Device) -> None:
     """Make what runs whole again; what cannot be mended so a newer release may end."""
     try:
-        mend.refetch(device, terminal.progress())
+        mend.refetch(device, progress())
     except (ConfigError, IntegrityError, SourceError, TrustError, UnhealthyError) as error:
         if device.state.get("target") in ("", device.state.current):
             raise
@@ -119,22 +111,22 @@ def fetch_(device: Device, options: Options) -> None:
 
 
 def _fetch_only(device: Device, options: Options) -> None:
-    found = machine.check(device)
+    found = offer.check(device)
     target = device.state.get("target")
     if target and target != device.state.current:
         _fetch(device, target)
-    _say(options, asdict(found), _sentence(found) + ("; it is fetched" if target else ""))
+    _say(options, asdict(found), offer.sentence(found) + ("; it is fetched" if target else ""))
 
 
 def _fetch(device: Device, digest: str) -> None:
     """Fetch a release; where there is no room, first remove what nothing needs."""
     try:
-        machine.fetch_release(device, digest, terminal.progress())
+        machine.fetch_release(device, digest, progress())
     except SpaceError as error:
         if not prune.prune(device):
             raise
         log.warning("%s: pruned", error)
-        machine.fetch_release(device, digest, terminal.progress())
+        machine.fetch_release(device, digest, progress())
 
 
 def apply(device: Device, options: Options) -> None:
@@ -210,7 +202,7 @@ def ps(device: Device, options: Options) -> None:
         (c.project, c.service, c.status, c.health or "-", str(c.restarts), c.name) for c in found
     ]
     heading = ("APP", "SERVICE", "STATUS", "HEALTH", "RESTARTS", "CONTAINER")
-    _say(options, [asdict(item) for item in found], terminal.table(heading, rows))
+    _say(options, [asdict(item) for item in found], table(heading, rows))
 
 
 def logs(device: Device, options: Options) -> int:
@@ -232,16 +224,16 @@ def ls(device: Device, options: Options) -> None:
     found = device.state.releases()
     rows = [(str(r.version), r.channel, r.state, marks.get(r.digest, ""), r.digest) for r in found]
     value = [asdict(r) | {"role": marks.get(r.digest, "")} for r in found]
-    _say(options, value, terminal.table(("VERSION", "CHANNEL", "STATE", "ROLE", "DIGEST"), rows))
+    _say(options, value, table(("VERSION", "CHANNEL", "STATE", "ROLE", "DIGEST"), rows))
 
 
 def diff(device: Device, options: Options) -> None:
     """Say what the newest release would change and cost."""
     with device.writer("diff"):
-        found = machine.check(device)
+        found = offer.check(device)
         digest = found.digest
-        if found.verdict not in (machine.AVAILABLE, machine.UP_TO_DATE):
-            raise UsageError(_sentence(found))
+        if found.verdict not in (offer.AVAILABLE, offer.UP_TO_DATE):
+            raise UsageError(offer.sentence(found))
         value = difference.compare(device, digest)
     _say(options, value, difference.text(value))
 

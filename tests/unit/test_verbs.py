@@ -15,7 +15,7 @@ import pytest
 from powercut import PowerCutError
 from stateparts import DIGEST, OTHER, bring
 
-from composeapps import config, ladder, mend, prune, scrub, state, update, verbs
+from composeapps import config, ladder, mend, offer, prune, scrub, state, update, verbs
 from composeapps import keep as keeping
 from composeapps import report as outbox
 from composeapps.compose import Compose
@@ -41,7 +41,7 @@ class Verbs:
         )  # fmt: skip
         for module, name in (
             (ladder, "start"),
-            (update, "check"),
+            (offer, "check"),
             (update, "fetch_release"),
             (update, "running_plan"),
             (mend, "refetch"),
@@ -61,7 +61,7 @@ class Verbs:
             if name in self.errors:
                 raise self.errors[name]
             if name == "check":
-                return update.Check(OTHER, "stable", 2, update.AVAILABLE)
+                return offer.Check(OTHER, "stable", 2, offer.AVAILABLE)
             return self.plan
 
         return do
