@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakeengine import HEADER, FakeEngine
 from mkfs import directory_with_mkfs
+from residentparts import Resident
 from tufworld import World
 
 from composeapps import edge, seal
@@ -55,3 +57,17 @@ def db(file: Path) -> Iterator[State]:
     opened = State(file)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def resident(tmp_path: Path) -> Iterator[Resident]:
+    one = Resident(tmp_path)
+    yield one
+    one.clean()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    fake = FakeEngine(tmp_path / "docker.sock", HEADER)
+    yield fake
+    fake.end()
