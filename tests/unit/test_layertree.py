@@ -1,43 +1,26 @@
-"""What entries make of a tree: containerd's rules, one by one, and the bounds on hostile layers."""
+"""What entries make of a tree: containerd's rules, one by one."""
 
 from __future__ import annotations
 
-import io
 import stat
-import tarfile
 from typing import Any
 
 import layers as maker
-import odd
 import pytest
 from layers import directory, file, hard_link, pax, symlink, tar, xattrs
-from trees import MEMORY, Layer, applied, of_tree, stream
+from layertreeparts import chain, made
+from trees import applied, of_tree, stream
 
-from composeapps import canonical, tarstream
-from composeapps.errors import SealError
+from composeapps import tarstream
 from composeapps.filetree import FileTree
 from composeapps.layertree import Applier
-from composeapps.rootpath import EFFORT_LIMIT, Effort
 
 SECOND = 1_000_000_000
-
-
-def made(*entries: bytes, below: tuple[bytes, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Return the tree of a layer on top of others, the first of them at the bottom."""
-    return of_tree(applied(tar(*entries), chain(*below)).tree)
 
 
 def upper(*entries: bytes) -> dict[str, dict[str, Any]]:
     """Return the tree of a layer that is not the first of its chain."""
     return made(*entries, below=(tar(),))
-
-
-def chain(*layers: bytes) -> list[Layer]:
-    """Return layers as those below another one, topmost first."""
-    found: list[Layer] = []
-    for layer in layers:
-        found.insert(0, Layer(applied(layer, found).tree))
-    return found
 
 
 def permissions(tree: dict[str, dict[str, Any]], path: str) -> int:
@@ -253,129 +236,6 @@ def test_extended_attributes(name: str, kept: bool) -> None:
     assert tree["f"]["xattrs"] == ({name.encode(): b"v"} if kept else {})
     on_link = kept and not name.startswith("user.")
     assert tree["l"]["xattrs"] == ({name.encode(): b"v"} if on_link else {})
-
-
-@pytest.mark.parametrize("name", [*odd.refused(), *odd.stricter()])
-def test_refusals(name: str) -> None:
-    layer = {**odd.refused(), **odd.stricter()}[name]
-    with pytest.raises(SealError) as caught:
-        applied(layer, chain(odd.base(b"")))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", odd.refused_first())
-def test_refusals_of_chains(name: str) -> None:
-    layers = odd.refused_first()[name]
-    below = chain(*layers[:-1])
-    with pytest.raises(SealError, match=r"^entry '"):
-        applied(layers[-1], below)
-
-
-def test_a_refusal_names_the_entry() -> None:
-    with pytest.raises(SealError, match=r"^entry 'd/new\\x0aline': its hard-link target 'nothing'"):
-        made(hard_link("d/new\nline", "nothing"))
-
-
-# One of the whiteouts makes a name that would be a whiteout if it were read again.
-@pytest.mark.parametrize("name", [name for name in odd.IMAGES if name != "whiteouts"])
-def test_the_canonical_stream_says_the_same(name: str) -> None:
-    """Read back by the same rules, and by Python's own reader, it gives the same tree."""
-    below: list[Layer] = [] if name.startswith("first") else chain(odd.base(b""))
-    for layer in odd.IMAGES[name][:3]:
-        tree = applied(layer, below).tree
-        written = io.BytesIO()
-        assert canonical.write_files(tree, stream(layer), written.write)
-        canonical.write_rest(tree, written.write)
-        again = applied(written.getvalue(), chain(tar()))
-        expected = of_tree(tree)
-        assert _without_trusted(of_tree(again.tree)) == _without_trusted(expected)
-        with tarfile.open(fileobj=io.BytesIO(written.getvalue())) as archive:
-            names = [member.name for member in archive]
-        assert len(names) == len(expected)
-        below.insert(0, Layer(tree))
-
-
-def _without_trusted(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Leave out what an applier never sets, and what it never does to the root."""
-    for value in tree.values():
-        value["xattrs"] = {
-            key: data for key, data in value["xattrs"].items() if not key.startswith(b"trusted.")
-        }
-    return tree
-
-
-@pytest.mark.parametrize(
-    ("entries", "rewrites"),
-    [
-        ([directory("d"), file("d/f"), file("g", b""), symlink("l", "f")], False),
-        ([file("f"), hard_link("g", "f")], False),
-        ([xattrs({"user.a": b"1"}), file("f"), hard_link("g", "f")], False),
-        ([file("f"), hard_link("g", "f", mode=0o600)], True),
-        ([file("f"), hard_link("g", "f", mtime=5)], True),
-        ([file("f"), hard_link("g", "f", uid=5)], True),
-        ([file("f"), xattrs({"user.a": b"1"}), hard_link("g", "f")], True),
-        # Its owner is set again, which takes the capability away.
-        ([xattrs({"security.capability": maker.CAPABILITY}), file("f"), hard_link("g", "f")], True),
-        ([file("f"), file("f")], True),
-        ([file("f"), directory("f")], True),
-        ([file("f"), pax({"path": "f", "a": "b"}, b"g")], True),
-        ([file("f"), file(".wh.f")], True),
-        ([directory("d", mtime=5), symlink("d", "f"), file("f")], True),
-        ([directory("d"), file(".wh.x"), directory("d", mode=0o700)], False),
-    ],
-)
-def test_which_files_can_be_written_at_once(entries: list[bytes], rewrites: bool) -> None:
-    assert applied(tar(*entries)).rewrites is rewrites
-
-
-def test_contents_of_sparse_files() -> None:
-    layer = tar(maker.sparse_1("s", 3000, [(100, b"abc"), (2000, b"d" * 600)]))
-    written = io.BytesIO()
-    tree = applied(layer).tree
-    assert canonical.write_files(tree, stream(layer), written.write)
-    canonical.write_rest(tree, written.write)
-    with tarfile.open(fileobj=io.BytesIO(written.getvalue())) as archive:
-        member = archive.extractfile("s")
-        assert member is not None
-        data = member.read()
-    assert data == bytes(100) + b"abc" + bytes(1897) + b"d" * 600 + bytes(400)
-
-
-def test_records_have_the_length_they_say() -> None:
-    for length in (0, 1, 80, 85, 86, 87, 88, 89, 90, 983, 984, 985, 986, 990, 9000):
-        record = canonical.record(b"path", b"x" * length)
-        assert int(record.split(b" ")[0]) == len(record)
-
-
-def test_memory_is_bounded() -> None:
-    """More entries than fit are refused, whatever they are made of."""
-    many = tar(*(file(f"f{number}", b"") for number in range(2000)))
-    attributes = tar(*(xattrs({"user.x": b"x" * 5000}) + file(f"f{n}", b"") for n in range(100)))
-    targets = tar(*(pax({"linkpath": "x" * 4000}) + symlink(f"f{n}", "x") for n in range(100)))
-    again = tar(*(directory("d" * 200) for _ in range(2000)))
-    for layer in (many, attributes, targets, again):
-        with pytest.raises(SealError, match="bound on memory"):
-            applied(layer, chain(tar()), memory=200_000)
-
-
-def test_deep_paths_through_links_cost_what_they_are_long() -> None:
-    """As deep as a path may be, through a link, again and again: no walk begins at the root."""
-    depth, times = 1900, 20
-    deep = "/".join(["a"] * depth)
-    entries = [pax({"path": f"l/{deep}/../{n}/f"}) + file("x", b"") for n in range(times)]
-    applier = applied(tar(symlink("l", "."), pax({"path": deep}) + directory("x"), *entries))
-    assert EFFORT_LIMIT - applier._effort.left < 5 * depth * times
-
-
-def test_endless_resolving_is_refused() -> None:
-    """Links that double at each step do not keep an agent busy."""
-    links = [symlink(f"{n}", f"{n + 1}/../{n + 1}") for n in range(60)]
-    names = [f"{a}/{b}/{c}/x" for a in range(30) for b in range(10) for c in range(10)]
-    applier = Applier(chain(tar()), MEMORY)
-    applier._effort = Effort(100_000)
-    with pytest.raises(SealError, match="too many"):
-        for member in tarstream.members(stream(tar(*links, *map(file, names)))):
-            applier.apply(member)
 
 
 def test_a_tree_without_entries() -> None:
