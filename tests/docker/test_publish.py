@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import os
 import shutil
@@ -12,108 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blobs import LINUX, OCI_LAYER, Blobs, member, tar, write_layout
-from mkfs import directory_with_mkfs
+from blobs import Blobs, write_layout
+from publishparts import AMD, Maker, images, project, tree_hash
 from registryserver import DockerRegistry
-from stock import program, write
+from stock import write
 
 from composeapps.artifact import parse
 from composeapps.config import RegistrySettings, Settings
 from composeapps.images import walk
 from composeapps.oci import OCI_INDEX, OCI_MANIFEST, Platform, Reference, digest_of, hex_of
-from composeapps.publish import cli
 from composeapps.publish.preload import Memory
 from composeapps.registry import registry_client
 from composeapps.store import Store, verify_layer
 from composeapps.transport import Transport
 from composeapps.trust import Trust
-
-ARM64 = {"os": "linux", "architecture": "arm64"}
-AMD = ("--platform", "linux/amd64")
-BASE = tar(member("bin", type=b"5", mode=0o755), member("bin/tool", os.urandom(50_000)))
-TOP = {name: tar(member(f"app-{name}", name.encode())) for name in ("web", "db")}
-
-
-class Maker:
-    """A maker's machine: keys, repository, cache, projects, and the command in this process."""
-
-    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.directory = directory
-        self.site = directory / "site"
-        self.keys = directory / "keys"
-        self.cache = ("--cache", directory / "cache")
-        self._capsys = capsys
-
-    def run(self, *words: object, code: int = 0) -> str:
-        """Run a command; return its result, or what it said where it has to fail."""
-        self._capsys.readouterr()
-        found = cli.main([str(word) for word in words])
-        self.said = self._capsys.readouterr()
-        assert found == code, self.said.err
-        assert "Traceback" not in self.said.err
-        return self.said.out if code == 0 else self.said.err
-
-    def json(self, *words: object) -> Any:
-        """Run a command with --json and return what it printed."""
-        return json.loads(self.run(*words, "--json"))
-
-    def init(self) -> None:
-        """Make the repository with a channel ``stable``."""
-        self.run("init", self.site, "--keys", self.keys, "--no-password")
-
-    def release(self, *apps: str, code: int = 0, more: tuple[object, ...] = ()) -> str:
-        """Sign a release."""
-        sign = ("--keys", self.keys)
-        return self.run("release", self.site, "stable", *apps, *sign, *self.cache, *more, code=code)
-
-    def signed(self) -> dict[str, Any]:
-        """Return the newest release document."""
-        paths = (self.site / "targets" / "stable").glob("*.json")
-        documents = [json.loads(path.read_bytes()) for path in paths]
-        found: dict[str, Any] = max(documents, key=lambda value: int(value["version"]))
-        return found
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the device's own mkfs.erofs and Compose."""
-    directory = directory_with_mkfs(tmp_path_factory.mktemp("tools"))
-    script = directory / "docker-compose"
-    words = " ".join(program("docker-compose", os.environ.get("ENGINE", "")))
-    script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    script.chmod(0o755)
-    return directory
-
-
-@pytest.fixture
-def maker(
-    tools: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Maker:
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    return Maker(tmp_path, capsys)
-
-
-def images(blobs: Blobs) -> dict[str, dict[str, Any]]:
-    """Add two images that share a layer, for two platforms, with attestations."""
-    found = {}
-    for name, top in TOP.items():
-        attestation = blobs.image(
-            [b"{}"], {"os": "unknown", "architecture": "unknown"}, layer_type="application/json"
-        )
-        entries = [blobs.image([BASE, top]), blobs.image([BASE, top], ARM64), attestation]
-        found[name] = blobs.index(entries)
-    return found
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Path:
-    """Return a layout as a builder leaves it, with ``registry.test/web:1`` and ``/db:1``."""
-    blobs = Blobs()
-    names = {f"registry.test/{name}:1": entry for name, entry in images(blobs).items()}
-    return write_layout(tmp_path / "images", blobs, names)
 
 
 @pytest.fixture(scope="module")
@@ -141,27 +51,6 @@ def push_image(server: DockerRegistry, blobs: Blobs, name: str, digest: str) -> 
     for entry in value["manifests"]:
         client.push_manifest(untagged, blobs[entry["digest"]], OCI_MANIFEST)
     client.push_manifest(reference, blobs[digest], OCI_INDEX)
-
-
-def project(directory: Path, registry: str, **more: str) -> Path:
-    """Write a project with two services and a file."""
-    text = f"""
-services:
-  web: {{image: "{registry}/web:1", volumes: ["./conf:/conf:ro"], depends_on: [db]}}
-  db: {{image: "{registry}/db:1"}}
-"""
-    return write(directory, {"compose.yaml": text, "conf/a": "a", **more})
-
-
-def tree_hash(directory: Path) -> str:
-    """Return a hash over names, kinds, modes and contents of a tree."""
-    hasher = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        mode = path.lstat().st_mode
-        hasher.update(f"{path.relative_to(directory)} {mode:o}\n".encode())
-        if path.is_file():
-            hasher.update(path.read_bytes())
-    return hasher.hexdigest()
 
 
 def insecure(directory: Path, server: DockerRegistry) -> tuple[object, ...]:
@@ -305,80 +194,6 @@ def test_preload_refuses_what_does_not_chain_to_the_root(
     assert left == {"cache", "images", "keys", "other", "shop", "site"}
 
 
-def bundled(maker: Maker, layout: Path, *more: object) -> tuple[Path, str]:
-    """Publish an app for two platforms, release it, bundle it for one; return bundle and app."""
-    source = project(maker.directory / "shop", "registry.test")
-    out = ("--images", layout, "--output", maker.site / "oci")
-    made = maker.json("app", source, "registry.test/apps/shop", *out, *maker.cache)
-    maker.init()
-    maker.release(made["artifact"])
-    bundle = maker.directory / "bundle"
-    maker.run("bundle", maker.site, "stable", *AMD, "--output", bundle, *maker.cache, *more)
-    return bundle, str(made["artifact"])
-
-
-def test_a_bundle_gives_the_factory_store_that_its_repository_gives(
-    maker: Maker, layout: Path, tmp_path: Path
-) -> None:
-    bundle, app = bundled(maker, layout)
-    assert sorted(os.listdir(bundle)) == ["metadata", "oci", "targets"]
-    store = ("--output", tmp_path / "one", *AMD, *maker.cache)
-    maker.run("preload", maker.site, "stable", *store)
-    maker.site.rename(tmp_path / "away")
-    # No Compose, no network, ten years later.
-    bare = ("--offline", "--compose", "/nonexistent", "--time", "0")
-    store = ("--output", tmp_path / "two", *AMD, *maker.cache)
-    maker.run("preload", bundle, "stable", *store, *bare)
-    assert tree_hash(tmp_path / "one") == tree_hash(tmp_path / "two")
-    # Only what one platform needs.
-    assert len(list((bundle / "oci/blobs/sha256").iterdir())) < len(
-        list((tmp_path / "away/oci/blobs/sha256").iterdir())
-    )
-    again = ("--output", tmp_path / "three", *AMD, *maker.cache, "--app", f"shop={app}")
-    maker.run("bundle", bundle, "stable", *again, "--compose", "/nonexistent")
-    assert tree_hash(tmp_path / "three") == tree_hash(bundle)
-    assert "exists" in maker.run("bundle", bundle, "stable", *again, code=2)
-
-
-def test_a_bundle_holds_nothing_else_than_what_was_named(
-    maker: Maker, layout: Path, tmp_path: Path
-) -> None:
-    bundle, app = bundled(maker, layout)
-    words = ("bundle", bundle, "stable", "--output", tmp_path / "new", *maker.cache)
-    other = app[:-1] + ("0" if app[-1] != "0" else "1")
-    assert other in maker.run(*words, *AMD, "--app", f"shop={other}", code=3)
-    said = maker.run(*words, *AMD, "--app", f"shop={app}", "--app", f"till={app}", code=3)
-    assert "no such app as app till" in said
-    digest = f"sha256:{'0' * 64}"
-    assert digest in maker.run(*words, *AMD, "--release", digest, code=3)
-    (signed,) = (bundle / "targets/stable").iterdir()
-    maker.run(*words, *AMD, "--release", f"sha256:{signed.name.split('.')[0]}")
-    shutil.rmtree(tmp_path / "new")
-    said = maker.run(*words, "--platform", "linux/riscv64", code=3)
-    assert "app shop is published for linux/amd64, linux/arm64, not for linux/riscv64" in said
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"bundle", "cache", "images", "keys", "shop", "site"}
-
-
-def test_damage_in_a_bundle_stops_a_preload_and_is_not_reused(
-    maker: Maker, layout: Path, tmp_path: Path
-) -> None:
-    bundle, _ = bundled(maker, layout)
-    largest = max((bundle / "oci/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
-    good = largest.read_bytes()
-    largest.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    store = ("--output", tmp_path / "factory", *AMD, "--cache", tmp_path / "fresh")
-    said = maker.run("preload", bundle, "stable", *store, "--offline", code=6)
-    assert f"{largest} is damaged" in said
-    words = ("--output", tmp_path / "new", *AMD, *maker.cache, "--reuse", tmp_path)
-    maker.run("bundle", maker.site, "stable", *words)
-    assert (tmp_path / "new/oci/blobs/sha256" / largest.name).read_bytes() == good
-    largest.unlink()
-    said = maker.run("preload", bundle, "stable", *store, "--offline", code=3)
-    assert f"lacks sha256:{largest.name}" in said
-    assert not (tmp_path / "factory").exists()
-
-
 def test_a_damaged_cache_is_mended(maker: Maker, layout: Path, tmp_path: Path) -> None:
     source = project(tmp_path / "shop", "registry.test")
     words = ("app", source, "registry.test/a", *AMD, "--images", layout, *maker.cache)
@@ -390,71 +205,6 @@ def test_a_damaged_cache_is_mended(maker: Maker, layout: Path, tmp_path: Path) -
     assert maker.json(*words, "--output", tmp_path / "oci") == first
     assert "sealing" in maker.said.err
     assert layer.read_bytes() == good
-
-
-def publish_image(maker: Maker, tmp_path: Path, build: Any, *platforms: str, code: int) -> str:
-    """Try to publish a one-service project whose image ``build`` adds to a layout."""
-    blobs = Blobs()
-    entry = build(blobs)
-    layout = write_layout(tmp_path / "images", blobs, {"registry.test/x:1": entry})
-    source = write(tmp_path / "p", {"compose.yaml": "services: {x: {image: 'registry.test/x:1'}}"})
-    out = ("--images", layout, "--output", tmp_path / "oci", *maker.cache)
-    wanted = [word for name in platforms or ("linux/amd64",) for word in ("--platform", name)]
-    said = maker.run("app", source, "registry.test/app", *out, *wanted, code=code)
-    if code:
-        assert not (tmp_path / "oci").exists(), "nothing is written before all is judged"
-    return said
-
-
-def test_a_platform_that_is_missing(maker: Maker, tmp_path: Path) -> None:
-    said = publish_image(
-        maker, tmp_path, lambda blobs: blobs.image([BASE]), "linux/amd64,linux/arm64", code=3
-    )
-    assert "image registry.test/x@sha256:" in said
-    assert "has nothing for linux/arm64; it has linux/amd64" in said
-
-
-def test_a_layer_that_cannot_be_sealed(maker: Maker, tmp_path: Path) -> None:
-    broken = bytearray(tar(member("good", b"x"), member("bad", b"y")))
-    broken[1024 + 148] ^= 1  # the second header's checksum
-    said = publish_image(maker, tmp_path, lambda blobs: blobs.image([BASE, bytes(broken)]), code=11)
-    assert "image registry.test/x@sha256:" in said
-    assert f"for linux/amd64: layer {digest_of(bytes(broken))}: " in said
-    assert list((tmp_path / "cache").glob("*/tmp*")) == []
-
-
-def test_a_diff_id_that_lies(maker: Maker, tmp_path: Path) -> None:
-    def build(blobs: Blobs) -> dict[str, Any]:
-        diff_ids = [digest_of(b"something else")]
-        config = {**LINUX, "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
-        described = blobs.put_json(config, "application/vnd.oci.image.config.v1+json")
-        return image_with_config(blobs, described)
-
-    assert "its bytes are those of" in publish_image(maker, tmp_path, build, code=6)
-
-
-def image_with_config(blobs: Blobs, described: dict[str, Any]) -> dict[str, Any]:
-    """Add an image of the base layer with another config."""
-    layer = blobs.put(gzip.compress(BASE, mtime=0), OCI_LAYER)
-    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described}
-    return blobs.put_json({**manifest, "layers": [layer]}, OCI_MANIFEST)
-
-
-def test_foreign_layers(maker: Maker, tmp_path: Path) -> None:
-    kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-    said = publish_image(
-        maker, tmp_path, lambda blobs: blobs.image([BASE], layer_type=kind), code=3
-    )
-    assert "rootfs.foreign" in said
-
-
-def test_a_chain_dependent_layer_is_sealed_for_its_chain(maker: Maker, tmp_path: Path) -> None:
-    implied = tar(member("bin/other", b"x"))  # its directory is implied, and lies below
-    made = publish_image(maker, tmp_path, lambda blobs: blobs.image([BASE, implied]), code=0)
-    assert "registry.test/app@sha256:" in made
-    (store,) = (tmp_path / "cache").iterdir()
-    chains = [layer.chain_id for layer in Store(store).all_layers()]
-    assert sorted(map(bool, chains)) == [False, True]
 
 
 def test_registry_answers_are_told(maker: Maker, registry: DockerRegistry, tmp_path: Path) -> None:
