@@ -11,6 +11,15 @@ from mkfs import directory_with_mkfs
 from publishparts import Maker, images
 from stock import program
 
+#: Nothing of this may be seen by Compose.
+HOSTILE = {
+    "COMPOSE_FILE": "/nonexistent.yaml",
+    "COMPOSE_PROFILES": "secret",
+    "COMPOSE_PROJECT_NAME": "other",
+    "DOCKER_HOST": "tcp://127.0.0.1:1",
+    "MINE": "of the maker's shell",
+}
+
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,3 +49,10 @@ def layout(tmp_path: Path) -> Path:
     blobs = Blobs()
     names = {f"registry.test/{name}:1": entry for name, entry in images(blobs).items()}
     return write_layout(tmp_path / "images", blobs, names)
+
+
+@pytest.fixture
+def hostile_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A maker's shell is full of variables; none of them may get into an app."""
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
