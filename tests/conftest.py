@@ -8,12 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
 from seed import SEED
-from xdist.scheduler import LoadScopeScheduling
 
 from demo import images
 from testbed import Testbed
@@ -37,20 +35,15 @@ def pytest_report_header() -> str:
     return f"composeapps: SEED={SEED} ENGINE={engine}"
 
 
-class WholeModules(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives a process whole modules, whose tests share devices and build on each other.
+def pytest_configure(config: pytest.Config) -> None:
+    """Share tests out in a way of ours, where there is something to share them out among.
 
-    Virtual machines take both cores: only one process has them.
+    The agent's unit tests run on a device too, which has no pytest-xdist.
     """
+    if config.pluginmanager.hasplugin("xdist"):
+        from scheduling import Plugin
 
-    def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return "qemu" if module.startswith("tests/qemu/") else module
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeModules:
-    """Tell pytest-xdist how to share tests out (its ``--dist`` has no such way)."""
-    return WholeModules(config, log)
+        config.pluginmanager.register(Plugin(), "whole-modules")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
