@@ -22,7 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import image
+from architecture import AMD64, ARCHITECTURES
 from channel import MachineError
+from devicetree import device_tree
 from disk import Disk
 from hardware import Options
 from vm import Machine
@@ -35,7 +37,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         code: int = arguments.run(arguments)
-    except (MachineError, ValueError, OSError) as error:
+    except (MachineError, RuntimeError, ValueError, OSError) as error:
         print(f"qemu: {error}", file=sys.stderr)
         return 1
     return code
@@ -49,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         made = verbs.add_parser(verb, help=run.__doc__)
         made.add_argument("disk", type=Path, help="disk image")
         made.set_defaults(run=run)
+        if verb in ("build", "boot"):
+            made.add_argument("--architecture", choices=ARCHITECTURES, default=AMD64.name)
         if verb == "build":
             made.add_argument("--factory", type=Path, help="factory store (preload's output)")
             made.add_argument("--settings", type=Path, help="composeapps.toml of the device")
@@ -68,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 def build(arguments: argparse.Namespace) -> int:
     """Write a disk image."""
     settings = arguments.settings.read_text() if arguments.settings else ""
-    root = image.root_image(image.Inputs(factory=arguments.factory, settings=settings))
+    tree = device_tree(architecture=ARCHITECTURES[arguments.architecture])
+    root = image.root_image(image.Inputs(factory=arguments.factory, settings=settings), tree)
     image.write_disk(root, arguments.disk, arguments.size * GIB)
     return 0
 
@@ -82,6 +87,7 @@ def boot(arguments: argparse.Namespace) -> int:
     """Turn the device on and show its console until it is off."""
     options = Options(slot=arguments.slot, append=arguments.append, channel=False)
     options.network = not arguments.no_network
+    options.architecture = ARCHITECTURES[arguments.architecture]
     machine = _machine(arguments, options)
     console, seed = machine.directory / "console.log", machine.directory / "seed"
     seed.unlink(missing_ok=True)

@@ -16,15 +16,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import architecture as architectures
 import tree
+from architecture import AMD64, Architecture, run_programs_of
 
 SUITE = "trixie"
 #: Time (seconds since 1970) of everything that has no time of its own.
 EPOCH = 1_700_000_000
-#: Why each is in: a kernel whose modules are few and know virtio; the first process and its
-#: devices; Docker makes its containers' cgroups through systemd, over D-Bus; sfdisk, which grows
-#: the data partition.
-ADDED = "linux-image-cloud-amd64 systemd systemd-sysv udev dbus fdisk".split()
+#: Why each is in, besides the kernel: the first process and its devices; Docker makes its
+#: containers' cgroups through systemd, over D-Bus; sfdisk, which grows the data partition.
+ADDED = "systemd systemd-sysv udev dbus fdisk".split()
 #: Goes to the initramfs, not to the device's root.
 BOOT_PACKAGES = ["busybox-static"]
 #: Only publishing reads YAML.
@@ -37,8 +38,8 @@ REMOVED = (
 ).split()
 #: Removed too, by path: documentation, other locales, a data base of devices nobody plugs in.
 REMOVED_PATHS = (
-    "boot/* dev/* var/* tmp/* run/* usr/lib/udev/hwdb.* usr/lib/x86_64-linux-gnu/gconv "
-    "usr/lib/x86_64-linux-gnu/perl* usr/share/doc usr/share/man usr/share/locale usr/share/info "
+    "boot/* dev/* var/* tmp/* run/* usr/lib/udev/hwdb.* usr/lib/*-linux-gnu/gconv "
+    "usr/lib/*-linux-gnu/perl* usr/share/doc usr/share/man usr/share/locale usr/share/info "
     "usr/share/bash-completion usr/share/zsh usr/share/fish usr/share/lintian usr/share/bug "
     "usr/share/perl5 usr/share/debconf usr/share/doc-base usr/share/menu usr/share/pixmaps "
     "usr/share/common-licenses usr/share/zoneinfo usr/share/mime usr/share/applications "
@@ -50,27 +51,30 @@ REMOVED_PATHS = (
 #: Of the kernel's modules these are kept: what containers, their networks and sealed layers use,
 #: and the drivers of the machine that QEMU is. Fewer modules, fewer that udev loads at every boot.
 KEPT_MODULES = (
-    "arch/x86/crypto crypto lib net/802 net/8021q net/bridge net/core net/ipv4 net/ipv6 net/llc "
-    "net/netfilter net/netlink net/packet net/sched net/unix net/xfrm fs/autofs fs/configfs "
-    "fs/erofs fs/fuse fs/overlayfs fs/netfs drivers/block/loop drivers/block/virtio_blk "
-    "drivers/char/hw_random drivers/md/dm-mod drivers/md/dm-verity drivers/md/dm-bufio "
-    "drivers/net/dummy drivers/net/ipvlan drivers/net/macvlan drivers/net/net_failover "
-    "drivers/net/tun drivers/net/veth drivers/net/virtio_net drivers/net/vxlan "
-    "drivers/virtio drivers/watchdog/i6300esb drivers/watchdog/softdog drivers/watchdog/watchdog"
+    "arch/x86/crypto arch/arm64/crypto crypto lib net/802 net/8021q net/bridge net/core net/ipv4 "
+    "net/ipv6 net/llc net/netfilter net/netlink net/packet net/sched net/unix net/xfrm fs/autofs "
+    "fs/configfs fs/erofs fs/fuse fs/overlayfs fs/netfs drivers/block/loop "
+    "drivers/block/virtio_blk drivers/char/hw_random drivers/md/dm-mod drivers/md/dm-verity "
+    "drivers/md/dm-bufio drivers/net/dummy drivers/net/ipvlan drivers/net/macvlan "
+    "drivers/net/net_failover drivers/net/tun drivers/net/veth drivers/net/virtio_net "
+    "drivers/net/vxlan drivers/virtio drivers/watchdog/i6300esb drivers/watchdog/softdog "
+    "drivers/watchdog/watchdog"
 ).split()
 #: Set iteration order goes into byte code; byte code times into packages' scripts.
 _ENVIRONMENT = {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0"}
 
 
-def device_tree(suite: str = SUITE) -> Path:
+def device_tree(suite: str = SUITE, architecture: Architecture = AMD64) -> Path:
     """Return the directory that holds ``root`` and ``boot`` (``vmlinuz``, ``busybox``).
 
     Raises:
+        RuntimeError: programs of this architecture cannot be run here; says what to do.
         subprocess.CalledProcessError: mmdebstrap or pip failed; its output is on stderr.
     """
-    sources = [Path(__file__), Path(tree.__file__)]
+    sources = [Path(__file__), Path(tree.__file__), Path(architectures.__file__)]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + suite.encode())
-    final = tree.cache_directory() / f"device-{suite}-{key.hexdigest()[:12]}"
+    name = f"device-{suite}-{architecture.name}-{key.hexdigest()[:12]}"
+    final = tree.cache_directory() / name
     final.parent.mkdir(parents=True, exist_ok=True)
     with (final.parent / "device.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -78,20 +82,23 @@ def device_tree(suite: str = SUITE) -> Path:
             print("making the device's tree (about a minute) ...", file=sys.stderr, flush=True)
             temporary = final.with_name(f".tmp-{final.name}")
             tree.remove(temporary)
-            make(suite, temporary)
+            make(suite, temporary, architecture)
             os.replace(temporary, final)
     return final
 
 
-def make(suite: str, directory: Path) -> None:
+def make(suite: str, directory: Path, architecture: Architecture = AMD64) -> None:
     """Make the tree anew in a directory that does not exist yet."""
+    run_programs_of(architecture)
     directory.mkdir(parents=True)
     root = directory / "root"
     packages = [name for name in tree.PACKAGES if name not in LEFT_OUT]
+    packages += [architecture.kernel, *ADDED, *BOOT_PACKAGES]
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in tree.EXCLUDED]
     subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=essential", "--mode=root", *options]
-        + [f"--include={','.join([*packages, *ADDED, *BOOT_PACKAGES])}", suite, str(root)],
+        + [f"--architectures={architecture.name}", f"--include={','.join(packages)}"]
+        + [suite, str(root)],
         check=True,
         stdout=sys.stderr,
         env={**os.environ, **_ENVIRONMENT},
@@ -169,4 +176,4 @@ def compile_tree(root: Path, *directories: str) -> None:
 
 
 if __name__ == "__main__":
-    print(device_tree(*sys.argv[1:2]))
+    print(device_tree(sys.argv[1] if len(sys.argv) > 1 else SUITE))

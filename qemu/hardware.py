@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerator import accelerator
+from architecture import AMD64, Architecture
 
 KERNEL_WORDS = (
-    "console=ttyS0 quiet gpt panic=5 systemd.show_status=error "
+    "quiet gpt panic=5 systemd.show_status=error "
     # Protection between processes that an emulator makes expensive, and debugging aids.
     "mitigations=off init_on_alloc=0 audit=0 nokaslr cryptomgr.notests no_timer_check tsc=reliable "
     "lsm=capability transparent_hugepage=never rcupdate.rcu_expedited=1"
 )
-#: For an emulator an old one: each feature that it has not is a module that udev does not load.
-_CPU = {"tcg": "Nehalem,+rdrand", "kvm": "host"}
 
 
 @dataclass
@@ -30,6 +29,9 @@ class Options:
     #: Words added to the kernel's command line.
     append: str = ""
     network: bool = True
+    #: The date at power-on as ``YYYY-MM-DD``; by default the right time.
+    clock: str = ""
+    architecture: Architecture = AMD64
     #: What is there in ``/run`` from the start, by path (see ``initrd.build``).
     run_files: Mapping[str, bytes | str] = field(default_factory=dict)
     #: ``tcg`` or ``kvm``; the latter by default where it works.
@@ -44,7 +46,8 @@ class Options:
 
 def direct(options: Options, directory: Path, boot: Path) -> list[str]:
     """Return the options that boot the kernel of a tree with the initramfs in ``directory``."""
-    words = f"{KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
+    console = f"console={options.architecture.console}"
+    words = f"{console} {KERNEL_WORDS} composeapps.slot={options.slot} {options.append}"
     kernel = ["-kernel", str(boot / "boot" / "vmlinuz")]
     return [*kernel, "-initrd", str(directory / "initrd"), "-append", words]
 
@@ -66,10 +69,13 @@ def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> l
         boot: what ``devicetree.device_tree`` returns.
         disk: options that make a node named ``disk``.
     """
-    kernel = boot / "boot" / "vmlinuz"
-    chosen = options.accelerator or accelerator(kernel.parent, boot / "root")
-    machine = f"q35,sata=off,usb=off,smbus=off,accel={chosen}"
-    command = ["qemu-system-x86_64", "-M", machine, "-cpu", _CPU[chosen], "-nodefaults"]
+    kind = options.architecture
+    chosen = options.accelerator or (
+        accelerator(boot / "boot", boot / "root") if kind == AMD64 else "tcg"
+    )
+    processor = kind.processor if chosen == "tcg" else "host"
+    command = [f"qemu-system-{kind.machine}", "-M", f"{kind.board},accel={chosen}"]
+    command += ["-cpu", processor, "-nodefaults"]
     command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
     command += ["-m", str(options.memory)]
     command += [*disk, "-device", "virtio-blk-pci,drive=disk,write-cache=on"]
@@ -80,6 +86,8 @@ def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> l
         command += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
     command += ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"]
     command += ["-device", "virtserialport,chardev=channel,name=composeapps.test"]
+    if options.clock:
+        command += ["-rtc", f"base={options.clock}"]
     if options.network:
         command += ["-netdev", "user,id=net,ipv6=off"]
         command += ["-device", "virtio-net-pci,netdev=net,id=nic"]

@@ -156,7 +156,7 @@ def make_root_image(inputs: Inputs, base: Path, final: Path) -> None:
     _fill(stage, inputs)
     temporary = final.with_name(f".tmp-{final.name}")
     temporary.unlink(missing_ok=True)
-    make_erofs(base / "root", stage, temporary)
+    make_erofs(devicetree.device_tree() / "root", stage, temporary)
     shutil.rmtree(stage)
     os.replace(temporary, final)
 

@@ -71,7 +71,7 @@ class Machine:
     def start(self, snapshot: Path | None = None) -> None:
         """Turn it on; where a snapshot is given it goes on from there, the disk as it was then."""
         assert self._process is None, "the machine runs"
-        boot = self.options.tree or device_tree()
+        boot = self.options.tree or device_tree(architecture=self.options.architecture)
         for name in ("console", "channel", "qmp"):
             (self.directory / f"{name}.socket").unlink(missing_ok=True)
         command = [

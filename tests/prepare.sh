@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 # qemu-utils and fdisk run and make the device; cpio reads its initramfs as the kernel does.
 PACKAGES="mmdebstrap python3-venv docker-registry strace e2fsprogs iproute2 mount util-linux git
 gcc libc6-dev qemu-system-x86 qemu-utils fdisk cpio ca-certificates debian-archive-keyring"
+# For make long: a device of another architecture, and what runs that one's programs here.
+[ "${1:-}" != long ] || PACKAGES="$PACKAGES qemu-system-arm qemu-user-static arch-test"
 STAMP=.venv/.stamp
 
 fail() {

@@ -10,8 +10,8 @@ import pytest
 import vmlaw
 import vmworld
 import yoctodevice
-from world import World
 
+from architecture import AMD64, Architecture
 from hardware import Options
 from vm import Machine
 
@@ -24,11 +24,16 @@ long = pytest.mark.skipif(
 class Device:
     """A machine, the maker's world that it follows, and the world's server."""
 
-    def __init__(self, directory: Path, settings: str = vmworld.QUIET) -> None:
-        base = yoctodevice.directory() if yoctodevice.ASKED else vmworld.factory_world()
+    def __init__(
+        self,
+        directory: Path,
+        settings: str = vmworld.QUIET,
+        architecture: Architecture = AMD64,
+    ) -> None:
+        base = yoctodevice.directory() if yoctodevice.ASKED else vmworld.factory_world(architecture)
         shutil.copytree(base / "world", directory / "world")
         self.factory = base / "factory"
-        self.world = World(directory / "world")
+        self.world = vmworld.open_world(directory / "world", architecture)
         self.server = vmworld.Server(self.world.site)
         run_files: dict[str, bytes | str] = {"composeapps-test/ask": vmlaw.ASK_FILE}
         if yoctodevice.ASKED:
@@ -36,8 +41,10 @@ class Device:
             run_files |= yoctodevice.run_files(vmworld.SETTINGS + settings)
             self.options = Options(run_files=run_files, tree=base)
         else:
-            self.disk = vmworld.device_disk(directory / "disk.raw", self.factory, settings)
-            self.options = Options(run_files=run_files)
+            self.disk = vmworld.device_disk(
+                directory / "disk.raw", self.factory, settings, architecture=architecture
+            )
+            self.options = Options(run_files=run_files, architecture=architecture)
         self.machine = Machine(directory / "machine", self.disk, self.options)
         self.machine.reach(vmworld.PORT, self.server.address)
 
@@ -52,9 +59,10 @@ class Device:
         print(f"healthy {verdict.healthy_after:.1f} s after power-on")
         return verdict
 
-    def release(self, version: int, compose: str = vmworld.PATIENT) -> int:
-        """Sign a release with one changed app."""
-        return self.world.release({"a": self.world.ticker(version, compose=compose)})
+    def release(self, version: int, compose: str = vmworld.PATIENT, *, size: int = 200_000) -> int:
+        """Sign a release with one changed app, of which so many bytes are new."""
+        app = self.world.ticker(version, size=size, compose=compose)
+        return self.world.release({"a": app})
 
     def close(self) -> None:
         """Turn everything off."""

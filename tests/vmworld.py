@@ -23,6 +23,7 @@ from world import CHANNEL, PASSWORD, TICKER, World
 
 import devicetree
 import image
+from architecture import AMD64, Architecture
 from disk import Disk
 from tree import cache_directory
 
@@ -98,7 +99,15 @@ class Server:
         self._server.server_close()
 
 
-def factory_world() -> Path:
+def open_world(directory: Path, architecture: Architecture = AMD64) -> World:
+    """Open or make a world whose images are for an architecture."""
+    if architecture == AMD64:
+        return World(directory)
+    program = devicetree.device_tree(architecture=architecture) / "boot" / "busybox"
+    return World(directory, architecture.name, program.read_bytes())
+
+
+def factory_world(architecture: Architecture = AMD64) -> Path:
     """Return a directory with a ``world`` of one release and its ``factory`` store.
 
     It is made once a day, so that images made of it are cached and its metadata is fresh: copy
@@ -108,7 +117,8 @@ def factory_world() -> Path:
     sources += sorted((HERE.parent / "agent/composeapps").rglob("*.py"))
     text = b"".join(path.read_bytes() for path in sources)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    key = hashlib.sha256(text + today.encode()).hexdigest()[:12]
+    text += f"{today} {architecture.name}".encode()
+    key = hashlib.sha256(text).hexdigest()[:12]
     final = cache_directory() / f"world-{key}"
     with (final.parent / "world.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,17 +126,17 @@ def factory_world() -> Path:
             temporary = final.with_name(f".tmp-{final.name}")
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "world").mkdir(parents=True)
-            world = World(temporary / "world")
+            world = open_world(temporary / "world", architecture)
             world.release({"a": world.ticker(1, compose=PATIENT, pinned=True)})
-            preload(temporary / "world" / "site", temporary / "factory")
+            preload(temporary / "world" / "site", temporary / "factory", architecture)
             os.replace(temporary, final)
     return final
 
 
-def preload(site: Path, output: Path) -> None:
+def preload(site: Path, output: Path, architecture: Architecture = AMD64) -> None:
     """Write the factory store of a site's newest release, as a maker does."""
-    words = ["preload", str(site), CHANNEL, "--platform", "linux/amd64", "--output", str(output)]
-    publish(*words)
+    platform = f"linux/{architecture.name}"
+    publish("preload", str(site), CHANNEL, "--platform", platform, "--output", str(output))
 
 
 def publish(*words: str) -> str:
@@ -151,15 +161,20 @@ def publish(*words: str) -> str:
 
 
 def device_disk(
-    path: Path, factory: Path | None, settings: str = QUIET, other: Path | None = None
+    path: Path,
+    factory: Path | None,
+    settings: str = QUIET,
+    other: Path | None = None,
+    architecture: Architecture = AMD64,
 ) -> Disk:
     """Write a disk with the image of a device that has this factory store and settings.
 
     Args:
         other: factory store of the root image in slot B, which is empty without.
     """
+    tree = devicetree.device_tree(architecture=architecture)
     roots = [
-        image.root_image(image.Inputs(factory=store, settings=SETTINGS + settings))
+        image.root_image(image.Inputs(factory=store, settings=SETTINGS + settings), tree)
         for store in (factory, *([other] if other else []))
     ]
     image.write_disk(roots[0], path, DISK_SIZE, *roots[1:])

@@ -66,7 +66,14 @@ PINS = "# Written for a test.\nservices:\n  main:\n    image: {image}\n"
 class World:
     """A maker's site and keys below one directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, architecture: str = "amd64", program: bytes = b"") -> None:
+        """Open it, or make it.
+
+        Args:
+            architecture: of its images.
+            program: busybox for that architecture; the tree's by default.
+        """
+        self._architecture, self._program = architecture, program
         self.site = directory / "site"
         self.blobs = self.site / "oci" / "blobs" / "sha256"
         self.blobs.mkdir(parents=True, exist_ok=True)
@@ -99,7 +106,7 @@ class World:
         """Store an image made of uncompressed layer tars; return its pinned reference."""
         stored = [self.blob(gzip.compress(layer, 6, mtime=0), LAYER_TYPE) for layer in layers]
         document = {
-            "architecture": "amd64",
+            "architecture": self._architecture,
             "os": "linux",
             "config": dict(config),
             "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
@@ -155,14 +162,15 @@ class World:
             pinned: say the image in a file of its own too, as ``composeapps-publish app`` does, so
                 that a machine without Compose knows it.
         """
-        image = self.image("ticker", [base_layer(), noise_layer(version, size)], {})
+        layers = [base_layer(self._program), noise_layer(version, size)]
+        image = self.image("ticker", layers, {})
         extra = {"image-digests.yaml": PINS.format(image=image)} if pinned else {}
         return self.app(compose.format(image=image, mark=f"v{version}"), extra)
 
 
-def base_layer() -> bytes:
+def base_layer(program: bytes = b"") -> bytes:
     """Return a layer with a static busybox under the names that tests use."""
-    program = (tree() / "usr/bin/busybox").read_bytes()
+    program = program or (tree() / "usr/bin/busybox").read_bytes()
     names = ["sh", "sleep", "sync", "test", "cat", "echo", "true", "false", "wget", "httpd", "date"]
     entries: list[tuple[tarfile.TarInfo, bytes]] = []
     for directory in ("bin", "data", "etc", "tmp"):

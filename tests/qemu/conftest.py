@@ -12,6 +12,7 @@ import vmworld
 from vmdevice import Device
 
 import image
+from architecture import AMD64, Architecture
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,9 @@ def make_device() -> Iterator[Callable[..., Device]]:
     """Return a function that makes a device that is off; all end with the module."""
     made: list[tuple[Device, Path]] = []
 
-    def make(settings: str = vmworld.QUIET) -> Device:
+    def make(settings: str = vmworld.QUIET, architecture: Architecture = AMD64) -> Device:
         directory = Path(tempfile.mkdtemp(prefix="composeapps-vm-", dir="/var/tmp"))
-        device = Device(directory, settings)
+        device = Device(directory, settings, architecture)
         made.append((device, directory))
         return device
 
