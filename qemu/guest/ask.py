@@ -6,6 +6,7 @@ and are healthy; ``settled`` also that no switch between releases is under way: 
 again what it ran before, and the agent goes on with the switch. ``ask.py law`` looks at the device
 as it is, with means of its own: nothing of composeapps is imported.
 ``ask.py state VERSION NAME...`` waits until a release is in one of those.
+``ask.py process NAME`` waits until a process of that name runs.
 ``ask.py trace VERSION`` writes every change of its state to the console, for ten minutes.
 ``ask.py runs SECONDS ID...`` waits until all are healthy and of one of these images, by ID.
 ``ask.py content`` hashes files in the trees that containers see.
@@ -114,6 +115,17 @@ def in_state(version: int, names: list[str]) -> bool:
     return any(state in names for (state,) in found)
 
 
+def runs(name: str) -> bool:
+    """Say whether a process of this name runs (the first 15 characters of it)."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if path.read_text().strip() == name:
+                return True
+        except OSError:  # it has ended
+            continue
+    return False
+
+
 def trace(version: int) -> None:
     """Write every change of a release's state to the console."""
     before = ""
@@ -193,6 +205,9 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "state":  # of one release
         os.nice(-5)  # what it waits for is over in a moment
         return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
+    if verb == "process":
+        os.nice(-5)
+        return 0 if wait(lambda: runs(arguments[0]), 900, 0.02) else 1
     if verb == "trace":
         trace(int(arguments[0]))
     else:
