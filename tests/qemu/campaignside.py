@@ -194,9 +194,19 @@ class Side:
         except MachineError as error:
             trial.broken.append(f"L1: {error}")
         finally:
+            if trial.broken:
+                self._keep_journal(machine, number)
             machine.close()
             server.close()
         return trial
+
+    def _keep_journal(self, machine: Machine, number: int) -> None:
+        """Keep what the device said in its last boot of a trial that broke a law."""
+        try:
+            said = machine.run("journalctl", "-b", "--no-pager", timeout=120).out
+        except MachineError as error:
+            said = str(error)
+        self.records.with_name(f"{self.name}-{number}.journal").write_text(said)
 
     def _cut(self, machine: Machine, trial: Trial, plan: Plan) -> None:
         rng = random.Random(f"{trial.seed} losses")

@@ -73,13 +73,15 @@ class Ours(Side):
         well = self.ended(machine, trial.release)
         deadline = time.monotonic() + REPORT_TIMEOUT
         while True:
-            broken = vmlaw.judge_outcome(vmlaw.ask(machine, "law"), VERSION, server)
+            facts = vmlaw.ask(machine, "law")
+            broken = vmlaw.judge_outcome(facts, VERSION, server)
             if not broken or time.monotonic() > deadline:
                 break
             time.sleep(3)
         trial.broken += broken
         if not well:
             trial.broken.append(f"L4: the {trial.release} release did not end as it has to")
+            trial.broken += [f"its end: {row[1]} {row[2]}" for row in facts["events"]]
 
 
 class Peer(Side):
