@@ -101,9 +101,30 @@ def tell(device: Device, plan: Plan) -> None:
     known = device.snapshots.tree()
     for image in {image_name(image): image for app in plan.apps for image in app.images}.values():
         _tell_chain(device, image, targets, known)
-        if not device.engine.has_image(image_name(image)):
-            device.state.note_image(image_name(image))
+        _tell_image(device, image)
+
+
+def _tell_image(device: Device, image: Image) -> None:
+    """Load an image's documents, unless the engine has them and can read them.
+
+    containerd syncs its database, but not the directories of the files that this names: after a
+    power cut it may know a document that is not there, which a load then leaves as it is.
+    """
+    name = image_name(image)
+    for again in (False, True):
+        try:
+            if device.engine.has_image(name):
+                return
+            device.state.note_image(name)
             _load(device, image)
+            if device.engine.has_image(name):
+                return
+        except EngineError as error:
+            if again:
+                raise
+            log.warning("%s: telling it anew", error)
+        forget_image(device, image)
+    raise EngineError(f"Docker does not know image {name} though it has taken it")
 
 
 def _load(device: Device, image: Image) -> None:

@@ -178,3 +178,26 @@ def test_an_image_is_forgotten_with_its_documents(told: Told, refuses: bool) -> 
     documents = [item.digest for item in image.documents]
     assert len(documents) >= 2
     assert told.did == [f"forget {install.image_name(image)}", *documents]
+
+
+def test_an_image_that_cannot_be_read_is_told_anew_once(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has_image(name: str) -> bool:
+        raise EngineError("unexpected EOF")
+
+    monkeypatch.setattr(install, "forget_image", lambda device, image: told.note("forget"))
+    told.device.engine.has_image = has_image  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="unexpected EOF"):
+        install.tell(told.device, told.plan)
+    assert told.did.count("forget") == 1
+
+
+def test_an_image_that_is_taken_and_not_known_is_told_twice(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "forget_image", lambda device, image: told.note("forget"))
+    told.device.engine.has_image = lambda name: False  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="though it has taken it"):
+        install.tell(told.device, told.plan)
+    assert len([what for what in told.did if what.startswith("load")]) == 2
