@@ -17,10 +17,15 @@ from architecture import AMD64, Architecture
 
 @pytest.fixture(scope="module")
 def make_device() -> Iterator[Callable[..., Device]]:
-    """Return a function that makes a device that is off; all end with the module."""
+    """Return a function that makes a device that is off; it turns off the one before.
+
+    Two machines would share two cores; all end with the module.
+    """
     made: list[tuple[Device, Path]] = []
 
     def make(settings: str = vmworld.QUIET, architecture: Architecture = AMD64) -> Device:
+        for before, _ in made:
+            before.machine.cut()
         directory = Path(tempfile.mkdtemp(prefix="composeapps-vm-", dir="/var/tmp"))
         device = Device(directory, settings, architecture)
         made.append((device, directory))
