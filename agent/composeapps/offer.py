@@ -94,11 +94,14 @@ def _was_damaged(device: Device, digest: str) -> bool:
     return found == digest and int(count) <= device.settings.update.attempts
 
 
-def note_damaged(device: Device, digest: str) -> None:
-    """Take in that a release is about to fail because a local copy of it is damaged."""
+def note_failure(device: Device, digest: str, *, damaged: bool) -> None:
+    """Take in why a release is about to fail: for damage, or for anything that is its own fault."""
     found, _, count = device.state.get(_DAMAGED).partition(" ")
-    times = int(count) + 1 if found == digest else 1
-    device.state.put(_DAMAGED, f"{digest} {times}")
+    if damaged:
+        times = int(count) + 1 if found == digest else 1
+        device.state.put(_DAMAGED, f"{digest} {times}")
+    elif found == digest:
+        device.state.put(_DAMAGED, "")
 
 
 def sentence(found: Check) -> str:

@@ -57,6 +57,7 @@ def fetch_release(device: Device, digest: str, progress: fetch.Progress) -> Plan
     except _HOPELESS as error:
         if switching or isinstance(error, SettingsError):
             raise
+        offer.note_failure(device, digest, damaged=False)
         _fail(device, digest, str(error), {})
         raise UpdateFailedError(f"release {record.version} cannot be used: {error}") from error
     if not switching:
@@ -88,8 +89,7 @@ def apply(device: Device, digest: str) -> Plan:
         run_apps(device, plan)
     except (UnhealthyError, IntegrityError, EngineError, ProcessError, *_HOPELESS) as error:
         _require_engine(device, error)
-        if isinstance(error, IntegrityError):
-            offer.note_damaged(device, digest)
+        offer.note_failure(device, digest, damaged=isinstance(error, IntegrityError))
         details = error.details if isinstance(error, GateError) else {}
         return roll_back(device, digest, str(error), details)
     event = device.state.commit(digest, "committed", _body(record))

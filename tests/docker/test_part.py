@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rig import Rig
+from world import TICKER
 
 from testbed import Testbed
 
@@ -106,3 +107,18 @@ def test_what_is_damaged_again_and_again_is_not_fetched_for_ever(rig: Rig) -> No
     assert kinds(rig).count("failed") in range(3, 9)
     rig.run("update")
     assert rig.json("status")["current"]["version"] != version
+
+
+def test_a_release_that_is_bad_too_is_not_taken_again(rig: Rig) -> None:
+    """It failed for damage first, and for itself when it was whole."""
+    bad = rig.world.ticker(14, compose=TICKER.replace("trap exit TERM;", "exit 3;"))
+    rig.world.release({"a": bad, "b": rig.world.ticker(12)})
+    rig.run("fetch")
+    layers = rig.bed.path("/var/lib/composeapps/store/layers").glob("*.erofs")
+    damage(next(path for path in layers if b"noise-14" in path.read_bytes()))
+    rig.run("apply", code=9)
+    rig.run("update", code=9)
+    failures = kinds(rig).count("failed")
+    rig.run("update")
+    assert kinds(rig).count("failed") == failures
+    assert rig.json("check")["verdict"] == "failed-before"

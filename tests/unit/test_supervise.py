@@ -71,6 +71,12 @@ def test_verifying_comes_again_and_damage_asks_for_an_update() -> None:
     assert schedule.due(2001) == "update"
 
 
+def test_a_start_that_found_damage_asks_for_an_update() -> None:
+    schedule = Schedule(HOUR, 0, update_at=float("inf"))
+    schedule.ended("start", 6, 1000)
+    assert schedule.due(1001) == "update"
+
+
 def times(ran: list[tuple[float, str]], verb: str) -> list[float]:
     return [at for at, what in ran if what == verb]
 
