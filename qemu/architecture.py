@@ -29,11 +29,6 @@ class Architecture:
         """Debian's package of a kernel whose modules are few and know virtio."""
         return f"linux-image-cloud-{self.name}"
 
-    @property
-    def libraries(self) -> str:
-        """Where Debian has its libraries, in the root directory."""
-        return f"usr/lib/{self.machine}-linux-gnu"
-
 
 AMD64 = Architecture(
     "amd64", "x86_64", "q35,sata=off,usb=off,smbus=off", "Nehalem,+rdrand", "ttyS0"

@@ -115,7 +115,7 @@ def in_state(version: int, names: list[str]) -> bool:
     return any(state in names for (state,) in found)
 
 
-def runs(name: str) -> bool:
+def has_process(name: str) -> bool:
     """Say whether a process of this name runs (the first 15 characters of it)."""
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:
@@ -207,7 +207,7 @@ def main(verb: str, arguments: list[str]) -> int:
         return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
     if verb == "process":
         os.nice(-5)
-        return 0 if wait(lambda: runs(arguments[0]), 900, 0.02) else 1
+        return 0 if wait(lambda: has_process(arguments[0]), 900, 0.02) else 1
     if verb == "trace":
         trace(int(arguments[0]))
     else:

@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import vmlaw
 import vmworld
+import yoctodevice
 from vmdevice import Device, long
 from vmworld import PATIENT
 from world import base_layer, noise_layer
@@ -18,6 +20,9 @@ import image
 MAIN = "docker.socket docker.service containerd.service composeapps.service"
 #: Where an EROFS image has its superblock (Linux, Documentation/filesystems/erofs.rst).
 SUPERBLOCK = 1024
+debian = pytest.mark.skipif(
+    yoctodevice.ASKED, reason="makes a root image of its own: make long runs it on Debian's"
+)
 
 
 def app(device: Device, number: int, mark: str) -> str:
@@ -43,6 +48,7 @@ def flip(disk: Path, layer: Path) -> None:
 
 
 @long
+@debian
 def test_a_flipped_bit_in_a_factory_layer_is_one_apps_matter(
     make_device: Callable[..., Device],
 ) -> None:
@@ -76,6 +82,7 @@ def test_a_flipped_bit_in_a_factory_layer_is_one_apps_matter(
 
 
 @long
+@debian
 def test_an_image_without_apps_says_so_and_takes_a_release(
     make_device: Callable[..., Device],
 ) -> None:
