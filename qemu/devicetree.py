@@ -75,7 +75,6 @@ def device_tree(suite: str = SUITE, architecture: Architecture = AMD64) -> Path:
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + suite.encode())
     name = f"device-{suite}-{architecture.name}-{key.hexdigest()[:12]}"
     final = tree.cache_directory() / name
-    final.parent.mkdir(parents=True, exist_ok=True)
     with (final.parent / "device.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():

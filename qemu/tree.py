@@ -46,8 +46,10 @@ MOUNT_POINTS = (
 
 
 def cache_directory() -> Path:
-    """Return where trees and images are cached: ``$COMPOSEAPPS_CACHE`` or ``.cache``."""
-    return Path(os.environ.get("COMPOSEAPPS_CACHE", str(REPOSITORY / ".cache")))
+    """Return where trees and images are cached, made: ``$COMPOSEAPPS_CACHE`` or ``.cache``."""
+    place = Path(os.environ.get("COMPOSEAPPS_CACHE", str(REPOSITORY / ".cache")))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def tree(suite: str = "trixie") -> Path:
@@ -58,7 +60,6 @@ def tree(suite: str = "trixie") -> Path:
     """
     key = hashlib.sha256(Path(__file__).read_bytes() + suite.encode()).hexdigest()[:12]
     final = cache_directory() / f"tree-{suite}-{key}"
-    final.parent.mkdir(parents=True, exist_ok=True)
     with (final.parent / "tree.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():

@@ -111,7 +111,6 @@ def pool(names: Iterable[str], architecture: str) -> Pool:
     words = [SUITE, architecture, *sorted(names), Path(__file__).read_text()]
     key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
     final = cache_directory() / f"debian-{SUITE}-{architecture}-{key}"
-    final.parent.mkdir(parents=True, exist_ok=True)
     with (final.parent / "debian.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():
