@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import packets
 from accelerator import accelerator
 from architecture import AMD64, Architecture
 
@@ -29,6 +30,8 @@ class Options:
     #: Words added to the kernel's command line.
     append: str = ""
     network: bool = True
+    #: Packets go through ``packets.Packets``, which can lose some.
+    lossy: bool = False
     #: The date at power-on as ``YYYY-MM-DD``; by default the right time.
     clock: str = ""
     architecture: Architecture = AMD64
@@ -91,4 +94,6 @@ def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> l
     if options.network:
         command += ["-netdev", "user,id=net,ipv6=off"]
         command += ["-device", "virtio-net-pci,netdev=net,id=nic"]
+        if options.lossy:
+            command += packets.options(str(directory))
     return command

@@ -30,10 +30,12 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 import credentials
 import hardware
 import initrd
+import packets
 from channel import Channel, MachineError, Result, lines
 from devicetree import device_tree
 from disk import Disk, Loss
 from hardware import Options
+from packets import Packets
 from relay import Relay
 
 HERE = Path(__file__).resolve().parent
@@ -60,6 +62,8 @@ class Machine:
         self.disk = disk
         self.options = options or Options()
         self.relays: dict[int, Relay] = {}
+        #: Where ``options.lossy`` says so, what carries the packets.
+        self.packets = Packets()
         self._targets: dict[int, tuple[str, int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -72,8 +76,8 @@ class Machine:
         """Turn it on; where a snapshot is given it goes on from there, the disk as it was then."""
         assert self._process is None, "the machine runs"
         boot = self.options.tree or device_tree(architecture=self.options.architecture)
-        for name in ("console", "channel", "qmp"):
-            (self.directory / f"{name}.socket").unlink(missing_ok=True)
+        for path in self.directory.glob("*.socket"):
+            path.unlink()
         command = [
             "setpriv",
             "--pdeathsig",
@@ -95,10 +99,14 @@ class Machine:
             )
         self._started = time.monotonic()
         threading.Thread(
-            target=self._log_console, args=(self._open("console"),), daemon=True
+            target=self._log_console, args=(self._open("console.socket"),), daemon=True
         ).start()
         if self.options.channel:
             self.attach()
+        if self.options.network and self.options.lossy:
+            for queue in packets.QUEUES:
+                ways = [self._open(packets.name(queue, way)) for way in ("out", "in")]
+                self.packets.carry(*ways)
         self.relays = {
             port: Relay(self._process.pid, port, target) for port, target in self._targets.items()
         }
@@ -132,7 +140,7 @@ class Machine:
         Raises:
             MachineError: no machine runs in this directory.
         """
-        self._channel = Channel(self._open("channel"), self._alive)
+        self._channel = Channel(self._open("channel.socket"), self._alive)
 
     @property
     def pid(self) -> int:
@@ -155,11 +163,12 @@ class Machine:
         }
 
     def _open(self, name: str) -> socket.socket:
+        """Connect to the socket of this file name."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         deadline = time.monotonic() + 20
         while True:
             try:
-                connection.connect(str(self.directory / f"{name}.socket"))
+                connection.connect(str(self.directory / name))
                 return connection
             except OSError:
                 if (

@@ -21,6 +21,8 @@ BAD = PATIENT.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
 )
 #: Bytes per second while the power is to go in the middle of the download.
 SLOW = 30_000
+#: Share of packets that are lost meanwhile, in each direction.
+LOSS = 0.05
 #: Sealing is a part of fetching.
 STATES = ("fetching", "sealing", "fetched", "installing", "starting", "committed")
 SEALS = "mkfs.erofs"
@@ -33,6 +35,7 @@ class Journey:
         self.device = device
         self.marks = ["v1"]
         self._number = 1
+        device.options.lossy = True
         device.boot()
         verdict = device.judge(self.marks)
         assert verdict.broken == []
@@ -46,7 +49,9 @@ class Journey:
         self._number += 1
         size = 2_000_000 if state == "sealing" else 200_000
         version = device.release(self._number, compose, size=size)
-        machine.relays[8000].quality.rate = SLOW if state == "fetching" else 0
+        bad = state == "fetching"
+        machine.relays[8000].quality.rate = SLOW if bad else 0
+        machine.packets.loss = LOSS if bad else 0
         words = ("process", SEALS) if state == "sealing" else ("state", str(version), state)
         waiting = machine.send(vmlaw.ASK, *words, timeout=900)
         time.sleep(1)
@@ -56,6 +61,7 @@ class Journey:
         time.sleep(rng.random() * (0.5 if state == "sealing" else 2))
         loss = machine.cut(rng)
         print(f"cut in {state} {machine.seconds:.0f} s after power-on: {loss}")
+        assert machine.packets.lost or not bad, "the download was to lose packets"
         return version
 
     def recover(self, version: int) -> None:
