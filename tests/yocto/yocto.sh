@@ -142,6 +142,9 @@ mkdir -p "$device/boot" "$device/root"
 cp -r "$build/in/world/." "$device"
 cp "$deploy/composeapps-image-qemux86-64.rootfs.erofs-lz4" "$device/root.erofs"
 cp "$deploy"/composeapps-image-qemux86-64.rootfs.spdx* "$device"
+cp "$deploy/composeapps-image-qemux86-64.rootfs.manifest" "$device/manifest"
+# openembedded-core's test runner, for the layer's testimage case.
+cp -r "$core/meta/lib" "$device/lib"
 [ ! -e "$core/scripts/wic" ] ||
     cp --sparse=always "$deploy/composeapps-image-qemux86-64.rootfs.wic" "$device/disk.wic"
 cp "$deploy/bzImage" "$device/boot/vmlinuz"
