@@ -2,7 +2,9 @@
 
 A trial is told by its number and the campaign's seed alone: what is published, when power goes as
 a share of the time that this side's update takes uncut, how often it goes again while the device
-recovers, which unflushed writes are lost. So each side has its power cut at the same moments.
+recovers, which unflushed writes are lost. So each side has its power cut at the same moments. Where
+the update has states, the moment is counted from the last of them before it: a machine that others
+use as well takes longer for each, not fewer of them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +64,8 @@ class Trial:
     number: int
     seed: str
     release: str
-    #: Seconds after the look for a release at which the power went, and the state then.
+    #: Seconds after the look for a release at which the power went, on the time line of an update
+    #: that nobody disturbed, and the state then.
     cut_after: float = 0.0
     state: str = ""
     #: How often the power went in all.
@@ -71,6 +75,21 @@ class Trial:
     #: Seconds from the last power-on to healthy, without a network; 0 where it never was.
     healthy_after: float = 0.0
     broken: list[str] = field(default_factory=list)
+
+
+def moment(timeline: Sequence[tuple[float, str]], seconds: float) -> tuple[list[str], float]:
+    """Return by which state a moment of the time line is found, and the seconds from there on.
+
+    Returns:
+        the state that the update is in then and all later ones, any of which will do (one may be
+        over before it is seen; a bad release has others); none where no state has begun.
+    """
+    begun = [number for number, (at, _) in enumerate(timeline[:-1]) if at <= seconds]
+    if not begun:
+        return [], seconds
+    last = begun[-1]
+    states = [state for _, state in timeline[last:-1]]
+    return [*states, *vmlaw.ENDED, "rolling-back"], seconds - timeline[last][0]
 
 
 class Server(Protocol):
@@ -188,7 +207,7 @@ class Side:
         server = self.serve(plan.release)
         machine = self._resume(server)
         try:
-            time.sleep(trial.cut_after)
+            self._wait_for(machine, trial.cut_after)
             self._cut(machine, trial, plan)
             self._recover(machine, trial, server)
         except MachineError as error:
@@ -199,6 +218,16 @@ class Side:
             machine.close()
             server.close()
         return trial
+
+    def _wait_for(self, machine: Machine, seconds: float) -> None:
+        """Wait for a moment of the time line."""
+        states, rest = moment(self.timeline, seconds)
+        deadline = time.monotonic() + UPDATE_TIMEOUT
+        while states and not any(state in states for _, state in self._states(machine)):
+            if time.monotonic() > deadline:
+                raise MachineError(f"not {states[0]} after {UPDATE_TIMEOUT:g} s")
+            time.sleep(0.05)
+        time.sleep(rest)
 
     def _keep_journal(self, machine: Machine, number: int) -> None:
         """Keep what the device said in its last boot of a trial that broke a law."""

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "qemu"))
 
 import campaign
 from campaignreport import Shown, render
-from campaignside import Plan
+from campaignside import Plan, moment
 
 TIMELINE = [(1.0, "fetching"), (4.0, "installing"), (9.0, "committed")]
 
@@ -83,3 +83,25 @@ def test_a_seed_says_what_is_done_to_every_side() -> None:
     assert {plan.release for plan in plans} == {"good", "bad"}
     assert {len(plan.again) for plan in plans} == {0, 1, 4}
     assert all(0 <= plan.share <= 1.15 for plan in plans)
+
+
+TIMELINE = [
+    (5.0, "pending"),
+    (6.0, "fetching"),
+    (20.0, "starting"),
+    (30.0, "committed"),
+    (31.0, "ended"),
+]
+
+
+def test_a_moment_is_found_by_the_state_before_it() -> None:
+    assert moment(TIMELINE, 3.0) == ([], 3.0)
+    states, rest = moment(TIMELINE, 10.0)
+    assert states[:3] == ["fetching", "starting", "committed"] and rest == 4.0
+    assert "pending" not in states and "rolling-back" in states
+    states, rest = moment(TIMELINE, 33.0)
+    assert states[0] == "committed" and rest == 3.0
+
+
+def test_a_side_without_states_has_only_its_time() -> None:
+    assert moment([(40.0, "ended")], 12.0) == ([], 12.0)
