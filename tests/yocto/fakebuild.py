@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,19 @@ class Done:
 class FakeBuild:
     """One build directory."""
 
-    def __init__(self, directory: Path, series: str = "wrynose", path: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        series: str = "wrynose",
+        path: str = "",
+        layers: Sequence[Path] = (),
+    ) -> None:
         """Make it.
 
         Args:
             series: code name of the Yocto release that the fake core plays.
             path: for tools; the caller's by default.
+            layers: besides the real one.
         """
         self.directory = directory
         self._path = path or os.environ["PATH"]
@@ -54,10 +61,10 @@ class FakeBuild:
         (directory / "classes").mkdir()
         for name in CLASSES:
             (directory / "classes" / f"{name}.bbclass").write_text("# A fake.\n")
-        layers = f"{HERE / 'fake-core'} {LAYER}"
+        names = " ".join(map(str, (HERE / "fake-core", LAYER, *layers)))
         (directory / "conf" / "bblayers.conf").write_text(
             f'BBPATH = "{directory}"\nFAKE_SERIES = "{series}"\nBBFILES ?= ""\n'
-            f'BBLAYERS = "{layers}"\n'
+            f'BBLAYERS = "{names}"\n'
         )
         self.configure({})
 

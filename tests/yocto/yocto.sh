@@ -182,6 +182,8 @@ EOF
     grep -q '^NOTE: PN build list saved' "$real/parse.log" || fail "a dependency is missing"
     ! grep -q '^WARNING' "$real/parse.log" || fail "parsing warned"
     say "$(wc -l <"$real/pn-buildlist") recipes are needed"
+    bitbake "$real" bitbake -e composeapps-image >"$real/environment"
+    grep -q '^COMPOSEAPPS_PRELOAD="' "$real/environment" || fail "bitbake -e does not know the apps"
 else
     say "not tried: the real dependencies, because $layers has no meta-openembedded and meta-virtualization"
 fi
