@@ -1,21 +1,36 @@
-"""The layer's case for ``testimage``, run by openembedded-core's own runner on the booted image.
+"""The layer's own tests, run on the booted image: the case for ``testimage``, and ptest.
 
-The way in is the tests' channel, not SSH, which the image does not have: that its package is
-installed is pretended, so that cases that wait for SSH run.
+openembedded-core's own runner runs the case. The way in is the tests' channel, not SSH, which the
+image does not have: its package is said to be installed, so that cases that wait for SSH run. What
+ptest wants besides the agent (pytest and what it needs) is in no image here, and comes from PyPI.
 """
 
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import vmworld
 import yoctodevice
 from vmdevice import Device
 
 LIBRARY = yoctodevice.DIRECTORY / "lib"
-CASES = Path(__file__).resolve().parents[2] / "meta-composeapps/lib/oeqa/runtime/cases"
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ROOT / "meta-composeapps/lib/oeqa/runtime/cases"
+PTEST = ROOT / "meta-composeapps/recipes-core/composeapps/files/run-ptest"
+#: What the recipe installs beside it (``do_install_ptest``; tests/yocto/test_layer.py runs that).
+PTEST_FILES = {
+    "tests": "tests",
+    "qemu/tree.py": "qemu/tree.py",
+    "agent/pyproject.toml": "pyproject.toml",
+}
+#: Python of the stand-in's Debian.
+WHEELS = "--python-version 3.13 --only-binary=:all: --platform manylinux2014_x86_64"
+TAKE = "import urllib.request as u; u.urlretrieve('{url}/ptest.tar', '/tmp/ptest.tar')"
 pytestmark = [
     pytest.mark.skipif(
         not yoctodevice.ASKED, reason="asked of bitbake's image: make yocto, then IMAGE=yocto"
@@ -51,7 +66,7 @@ def cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cases")
 def test_the_layers_testimage_case(device: Device) -> None:
-    device.boot(network=False)
+    device.boot()
     assert device.judge(["v1"]).broken == []
     found = run(device)
     assert len(found) == 4 and set(found.values()) == {"PASSED"}, found
@@ -80,3 +95,28 @@ def run(device: Device) -> dict[str, str]:
         for name, case in context._registry["cases"].items()
         if name.startswith("composeapps.")
     }
+
+
+def without_byte_code(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in entry.name else entry
+
+
+def test_ptest(device: Device, tmp_path: Path) -> None:
+    """The plugin that prints results as ptest's runner wants them is the only thing left out."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tmp_path / "lib")]
+    libraries = ["pytest", "hypothesis", "jsonschema"]
+    subprocess.run([*command, *WHEELS.split(), *libraries], check=True)
+    script = PTEST.read_text().replace("--automake", "-q -p no:warnings")
+    (tmp_path / "run-ptest").write_text(script)
+    with tarfile.open(device.world.site / "ptest.tar", "w") as archive:
+        archive.add(tmp_path / "lib", "lib")
+        archive.add(tmp_path / "run-ptest", "run-ptest")
+        for name, place in PTEST_FILES.items():
+            archive.add(ROOT / name, place, filter=without_byte_code)
+    machine = device.machine
+    machine.run("python3", "-c", TAKE.format(url=vmworld.URL))
+    where = "mkdir /tmp/ptest && cd /tmp/ptest && tar -xf ../ptest.tar && rm ../ptest.tar"
+    run = "PYTHONPATH=/tmp/ptest/lib PYTHONDONTWRITEBYTECODE=1 sh run-ptest 2>&1"
+    done = machine.run("sh", "-c", f"{where} && {run}", check=False, timeout=3600)
+    print(done.out[-3000:])
+    assert done.code == 0
