@@ -45,7 +45,7 @@ services:
   main:
     image: {image}
     command: [sh, -c, "trap exit TERM; echo {mark} >> /data/log; sync /data/log; \
-while :; do sleep 0.1; done"]
+sleep 999999 & wait"]
     stop_grace_period: 2s
     restart: unless-stopped
     volumes: ["data:/data"]
