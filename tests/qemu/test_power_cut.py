@@ -15,9 +15,11 @@ import vmlaw
 from vmdevice import Device
 from vmworld import PATIENT
 
-#: Becomes unhealthy: the release is rolled back.
-BAD = PATIENT.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']").replace(
-    "start_period: 300s", "start_period: 1s\n      retries: 2"
+#: Becomes unhealthy, soon: the release is rolled back.
+BAD = (
+    PATIENT.replace("[CMD, test, -s, /data/log]", "[CMD, 'false']")
+    .replace("start_period: 300s", "start_period: 1s\n      retries: 2")
+    .replace(" interval: 60s", " interval: 5s")
 )
 #: Bytes per second while the power is to go in the middle of the download.
 SLOW = 30_000
