@@ -30,6 +30,8 @@ PTEST_FILES = {
 }
 #: Python of the stand-in's Debian.
 WHEELS = "--python-version 3.13 --only-binary=:all: --platform manylinux2014_x86_64"
+#: The recipe's package needs the publisher's, which the image has not.
+JOIN = "ln -s $(python3 -c 'import composeapps as c; print(c.__path__[0])')/* lib/composeapps"
 TAKE = "import urllib.request as u; u.urlretrieve('{url}/ptest.tar', '/tmp/ptest.tar')"
 pytestmark = [
     pytest.mark.skipif(
@@ -90,14 +92,17 @@ def run(device: Device) -> dict[str, str]:
     places = [str(LIBRARY / "oeqa/runtime/cases"), str(CASES)]
     context.loadTests(places, modules=["ping", "ssh", "composeapps"])
     result = context.runTests()
-    return {
-        name.rsplit(".", 1)[1]: result._getTestResultDetails(case)[0]
-        for name, case in context._registry["cases"].items()
-        if name.startswith("composeapps.")
-    }
+    found = {}
+    for name, case in context._registry["cases"].items():
+        status, said = result._getTestResultDetails(case)
+        print(name, status, said or "")
+        if name.startswith("composeapps."):
+            found[name.rsplit(".", 1)[1]] = status
+    return found
 
 
-def without_byte_code(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def code(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave byte code out."""
     return None if "__pycache__" in entry.name else entry
 
 
@@ -110,12 +115,15 @@ def test_ptest(device: Device, tmp_path: Path) -> None:
     (tmp_path / "run-ptest").write_text(script)
     with tarfile.open(device.world.site / "ptest.tar", "w") as archive:
         archive.add(tmp_path / "lib", "lib")
+        archive.add(ROOT / "agent/composeapps/publish", "lib/composeapps/publish", filter=code)
         archive.add(tmp_path / "run-ptest", "run-ptest")
         for name, place in PTEST_FILES.items():
-            archive.add(ROOT / name, place, filter=without_byte_code)
+            archive.add(ROOT / name, place, filter=code)
     machine = device.machine
     machine.run("python3", "-c", TAKE.format(url=vmworld.URL))
-    where = "mkdir /tmp/ptest && cd /tmp/ptest && tar -xf ../ptest.tar && rm ../ptest.tar"
+    where = (
+        f"mkdir /tmp/ptest && cd /tmp/ptest && tar -xf ../ptest.tar && rm ../ptest.tar && {JOIN}"
+    )
     run = "PYTHONPATH=/tmp/ptest/lib PYTHONDONTWRITEBYTECODE=1 sh run-ptest 2>&1"
     done = machine.run("sh", "-c", f"{where} && {run}", check=False, timeout=3600)
     print(done.out[-3000:])
