@@ -8,6 +8,7 @@ Source of the format: QEMU, net/filter-mirror.c (four bytes of length, big-endia
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -52,15 +53,12 @@ class Packets:
         threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
 
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        with source, target, source.makefile("rb") as packets:
+        # An error is the machine's end, whose power may go in the middle of a packet.
+        with source, target, source.makefile("rb") as packets, contextlib.suppress(OSError):
             while len(head := packets.read(_LENGTH.size)) == _LENGTH.size:
                 packet = packets.read(_LENGTH.unpack(head)[0])
-                if self._is_lost():
-                    continue
-                try:
+                if not self._is_lost():
                     target.sendall(head + packet)
-                except OSError:  # the machine is off
-                    return
 
     def _is_lost(self) -> bool:
         with self._lock:
