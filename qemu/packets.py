@@ -46,6 +46,7 @@ class Packets:
         #: Packets so far.
         self.carried = self.lost = 0
         self._random = random.Random(seed)
+        self._gap = 0
         self._lock = threading.Lock()
 
     def carry(self, source: socket.socket, target: socket.socket) -> None:
@@ -61,8 +62,13 @@ class Packets:
                     target.sendall(head + packet)
 
     def _is_lost(self) -> bool:
+        """Say whether the next packet is lost: gaps are random, and bounded by twice their mean."""
         with self._lock:
-            lost = self._random.random() < self.loss
+            lost = False
+            if self.loss:
+                self._gap = self._gap or self._random.randint(1, round(2 / self.loss) - 1)
+                self._gap -= 1
+                lost = self._gap == 0
             self.lost += lost
             self.carried += not lost
         return lost
