@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,9 +24,7 @@ class Options:
     """What the machine is like."""
 
     memory: int = 1024
-    #: Threads of an emulator that are kept from running wait for each other: two machines on two
-    #: cores are faster with one each (``CORES=1``).
-    cores: int = field(default_factory=lambda: int(os.environ.get("CORES") or 2))
+    cores: int = 2
     #: ``a`` or ``b``: the slot that it boots from.
     slot: str = "a"
     #: Words added to the kernel's command line.
