@@ -85,7 +85,8 @@ def test_a_seed_says_what_is_done_to_every_side() -> None:
     assert all(0 <= plan.share <= 1.15 for plan in plans)
 
 
-TIMELINE = [
+#: An update that nobody disturbed.
+UNCUT = [
     (5.0, "pending"),
     (6.0, "fetching"),
     (20.0, "starting"),
@@ -95,11 +96,11 @@ TIMELINE = [
 
 
 def test_a_moment_is_found_by_the_state_before_it() -> None:
-    assert moment(TIMELINE, 3.0) == ([], 3.0)
-    states, rest = moment(TIMELINE, 10.0)
+    assert moment(UNCUT, 3.0) == ([], 3.0)
+    states, rest = moment(UNCUT, 10.0)
     assert states[:3] == ["fetching", "starting", "committed"] and rest == 4.0
     assert "pending" not in states and "rolling-back" in states
-    states, rest = moment(TIMELINE, 33.0)
+    states, rest = moment(UNCUT, 33.0)
     assert states[0] == "committed" and rest == 3.0
 
 
