@@ -23,7 +23,7 @@ BAD = (
 )
 #: Bytes per second while the power is to go in the middle of the download.
 SLOW = 30_000
-#: Share of packets that are lost meanwhile, in each direction.
+#: Share of packets that are lost meanwhile and until that update's end, in each direction.
 LOSS = 0.05
 #: Sealing is a part of fetching.
 STATES = ("fetching", "sealing", "fetched", "installing", "starting", "committed")

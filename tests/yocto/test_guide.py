@@ -53,7 +53,8 @@ def written(desk: Desk, text: str, directory: str) -> list[Path]:
 
 
 def ran(desk: Desk, text: str, digest: str = "") -> str:
-    """Run the commands of a section; return the last digest that one printed."""
+    """Run the commands of a section, exported variables kept; return the last digest printed."""
+    exported: list[str] = []
     for command in (line for block in blocks(text, "sh") for line in commands(block)):
         if any(command.startswith(name) for name in LEFT_OUT):
             continue
@@ -61,7 +62,10 @@ def ran(desk: Desk, text: str, digest: str = "") -> str:
         if line.startswith("composeapps-publish app"):
             line = f"{line} {OWN}"
         assert "…" not in line, f"{command}: nothing has printed a digest before"
-        printed = desk.run(line.replace("kas dump", f"kas dump {SKIP}"), ".venv")
+        line = line.replace("kas dump", f"kas dump {SKIP}")
+        printed = desk.run(" && ".join([*exported, line]), ".venv")
+        if line.startswith("export "):
+            exported.append(line)
         if found := re.search(r"registry\.example/apps/hello@(sha256:[0-9a-f]{64})", printed):
             digest = found[1]
     return digest

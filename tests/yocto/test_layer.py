@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 from fakebuild import LAYER, ROOT, FakeBuild
 
+from composeapps.errors import BusyError
+
 PACKAGE = ROOT / "agent" / "composeapps"
 #: OE's packages of Python's standard library (openembedded-core, python3-manifest.json, the same in
 #: scarthgap and wrynose), by module; what is not named is in python3-core.
@@ -173,6 +175,12 @@ def imports(agent: bool) -> frozenset[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.split(".")[0])
     return frozenset(found)
+
+
+def test_the_testimage_case_knows_who_is_at_work() -> None:
+    case = (LAYER / "lib/oeqa/runtime/cases/composeapps.py").read_text()
+    found = re.search(r"^BUSY, PATIENCE = (\d+),", case, re.MULTILINE)
+    assert found and int(found[1]) == BusyError.exit_code
 
 
 def test_checksums_of_the_own_licence_are_right() -> None:
