@@ -22,7 +22,7 @@ test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for
 	$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --no-loadscope-reorder) $(or $(TESTS),$(SUITES))
 
 long: prepare ## The tests that boot an emulator many times, which make test leaves out (an hour)
-	LONG=1 $(BIN)/pytest $(or $(TESTS),$(addprefix tests/qemu/test_,engine_damage.py two_slots.py bad_input.py arm64.py))
+	LONG=1 $(BIN)/pytest $(or $(TESTS),$(addprefix tests/qemu/test_,engine_damage.py two_slots.py bad_input.py suspend.py arm64.py))
 
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 import initrd
+from architecture import AMD64
+from emulator import emulator
 
 #: Seconds; real acceleration takes one.
 _TIMEOUT = 10.0
@@ -39,7 +41,7 @@ def boots(name: str, boot: Path, root: Path) -> bool:
         image.write(initrd.build(boot, root))
         image.flush()
         command = [
-            "qemu-system-x86_64",
+            *emulator(AMD64),
             "-M",
             f"q35,accel={name}",
             "-nodefaults",

@@ -23,6 +23,8 @@ class Architecture:
     board: str
     processor: str
     console: str
+    #: Debian's package of an emulator.
+    emulator: str
 
     @property
     def kernel(self) -> str:
@@ -31,9 +33,14 @@ class Architecture:
 
 
 AMD64 = Architecture(
-    "amd64", "x86_64", "q35,sata=off,usb=off,smbus=off", "Nehalem,+rdrand", "ttyS0"
+    "amd64",
+    "x86_64",
+    "q35,sata=off,usb=off,smbus=off",
+    "Nehalem,+rdrand",
+    "ttyS0",
+    "qemu-system-x86",
 )
-ARM64 = Architecture("arm64", "aarch64", "virt", "cortex-a57", "ttyAMA0")
+ARM64 = Architecture("arm64", "aarch64", "virt", "cortex-a57", "ttyAMA0", "qemu-system-arm")
 ARCHITECTURES = {one.name: one for one in (AMD64, ARM64)}
 NATIVE = ARM64 if os.uname().machine == ARM64.machine else AMD64
 

@@ -6,7 +6,6 @@ Made once by mmdebstrap and cached; no configuration, no apps, no agent: ``image
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import lzma
 import os
@@ -74,16 +73,7 @@ def device_tree(suite: str = SUITE, architecture: Architecture = AMD64) -> Path:
     sources = [Path(__file__), Path(tree.__file__), Path(architectures.__file__)]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + suite.encode())
     name = f"device-{suite}-{architecture.name}-{key.hexdigest()[:12]}"
-    final = tree.cache_directory() / name
-    with (final.parent / "device.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not final.exists():
-            print("making the device's tree (about a minute) ...", file=sys.stderr, flush=True)
-            temporary = final.with_name(f".tmp-{final.name}")
-            tree.remove(temporary)
-            make(suite, temporary, architecture)
-            os.replace(temporary, final)
-    return final
+    return tree.cached(name, "the device's tree", lambda place: make(suite, place, architecture))
 
 
 def make(suite: str, directory: Path, architecture: Architecture = AMD64) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import packets
 from accelerator import accelerator
 from architecture import AMD64, Architecture
+from emulator import emulator
 
 KERNEL_WORDS = (
     "quiet gpt panic=5 systemd.show_status=error "
@@ -77,7 +78,7 @@ def command(options: Options, directory: Path, boot: Path, disk: list[str]) -> l
         accelerator(boot / "boot", boot / "root") if kind == AMD64 else "tcg"
     )
     processor = kind.processor if chosen == "tcg" else "host"
-    command = [f"qemu-system-{kind.machine}", "-M", f"{kind.board},accel={chosen}"]
+    command = [*emulator(kind), "-M", f"{kind.board},accel={chosen}"]
     command += ["-cpu", processor, "-nodefaults"]
     command += ["-no-user-config", "-display", "none", "-smp", str(options.cores)]
     command += ["-m", str(options.memory)]

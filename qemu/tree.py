@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,35 +60,41 @@ def tree(suite: str = "trixie") -> Path:
         subprocess.CalledProcessError: mmdebstrap or pip failed; its output is on stderr.
     """
     key = hashlib.sha256(Path(__file__).read_bytes() + suite.encode()).hexdigest()[:12]
-    final = cache_directory() / f"tree-{suite}-{key}"
-    with (final.parent / "tree.lock").open("w") as lock:
+    return cached(f"tree-{suite}-{key}", f"the {suite} tree", lambda place: _make(suite, place))
+
+
+def cached(name: str, what: str, make: Callable[[Path], None]) -> Path:
+    """Return the directory of this name in the cache; where it is not there, have it made.
+
+    Args:
+        what: is told to the person who waits for it.
+        make: makes it in a directory that does not exist yet; half of it is never seen.
+    """
+    final = cache_directory() / name
+    with (final.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():
-            print(
-                f"making the {suite} tree (about a minute) ...",
-                file=sys.stderr,
-                flush=True,
-            )
-            _make(suite, final)
+            print(f"making {what} (about a minute) ...", file=sys.stderr, flush=True)
+            temporary = final.with_name(f".tmp-{name}")
+            remove(temporary)
+            make(temporary)
+            os.replace(temporary, final)
     return final
 
 
-def _make(suite: str, final: Path) -> None:
-    temporary = final.with_name(f".tmp-{final.name}")
-    remove(temporary)
+def _make(suite: str, directory: Path) -> None:
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     if suite == "sid":
         options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=minbase", *options]
-        + [f"--include={','.join([*PACKAGES, *TEST_PACKAGES])}", suite, str(temporary)],
+        + [f"--include={','.join([*PACKAGES, *TEST_PACKAGES])}", suite, str(directory)],
         check=True,
         stdout=sys.stderr,
     )
     for name in MOUNT_POINTS:
-        (temporary / name).mkdir(parents=True, exist_ok=True)
-    install_wheels(temporary)
-    os.replace(temporary, final)
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    install_wheels(directory)
 
 
 def remove(directory: Path) -> None:

@@ -7,12 +7,13 @@ cd "$(dirname "$0")/.."
 # Why each is here: mmdebstrap builds the device's tree and the demo's packages; venv the tests'
 # interpreter; docker-registry is a server to pull from; strace lists system calls; e2fsprogs,
 # iproute2, mount, util-linux make the testbed's file system, network and namespaces; git names the
-# files that the style tests read; gcc compiles what kills at library calls; qemu-system-x86,
-# qemu-utils and fdisk run and make the device; cpio reads its initramfs as the kernel does.
+# files that the style tests read; gcc compiles what kills at library calls; qemu-utils and fdisk
+# make the device's disk; cpio reads its initramfs as the kernel does. (QEMU itself is in a tree of
+# its own, qemu/emulator.py.)
 PACKAGES="mmdebstrap python3-venv docker-registry strace e2fsprogs iproute2 mount util-linux git
-gcc libc6-dev qemu-system-x86 qemu-utils fdisk cpio ca-certificates debian-archive-keyring"
-# For make long: a device of another architecture, and what runs that one's programs here.
-[ "${1:-}" != long ] || PACKAGES="$PACKAGES qemu-system-arm qemu-user-static arch-test"
+gcc libc6-dev qemu-utils fdisk cpio ca-certificates debian-archive-keyring"
+# For make long: what runs another architecture's programs here.
+[ "${1:-}" != long ] || PACKAGES="$PACKAGES qemu-user-static arch-test"
 STAMP=.venv/.stamp
 
 fail() {

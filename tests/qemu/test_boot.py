@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 import vmlaw
@@ -14,6 +15,7 @@ import yoctodevice
 from vmdevice import Device
 
 from disk import FLUSH, SHARES
+from tree import cache_directory
 
 MIB = 1024**2
 #: Seconds; the watchdog has 30, by the clock of a guest that gets a part of the processor.
@@ -69,6 +71,12 @@ def test_first_boot_without_a_network_brings_the_apps_to_healthy(device: Device)
     verdict = device.judge(fsynced=["v1"])
     assert verdict.broken == []
     assert verdict.facts["releases"] == [[1, "committed"]]
+
+
+def test_the_emulator_is_the_same_whatever_this_machine_has(device: Device) -> None:
+    loader = Path(f"/proc/{device.machine.pid}/exe").readlink()
+    assert loader.is_relative_to(cache_directory().resolve()), loader
+    assert device.machine.monitor("query-version")["qemu"]["major"] == 10
 
 
 def test_no_layer_byte_is_written_to_the_data_partition(device: Device) -> None:
