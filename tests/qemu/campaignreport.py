@@ -23,6 +23,8 @@ ABOUT = """\
 often; it boots, offline, and the law is asked; then the network is back, and the update has to end.
 All sides have the same kernel, engine, disk and data partition, and trials of one number have
 the same release, number of cuts and moments, as a share of their own update's time.
+What the device had not sent to its disk is lost at each cut; of what it had sent and not flushed, a
+part is lost, reordered or torn by the seed (the writes that the tables count).
 One release in five is bad: it never gets healthy. Laws: L1 healthy within the bound, L2 no wrong
 bytes, L3 volumes, L4 the update ends (good: it runs, bad: the one before runs), L5 nothing listens.
 L6 and the report of the outcome are asked of composeapps only: stock Docker has neither.
