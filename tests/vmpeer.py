@@ -63,8 +63,10 @@ disable composeapps-start.service
 disable composeapps.service
 enable peer.service
 """
+#: Bytes of an update's own layer, on both sides of a campaign.
+SIZE = 2_500_000
 #: The mark of each version, and the number and size in bytes of its own layer.
-VERSIONS = {"old": ("v1", 1, 200_000), "good": ("v2", 2, 4_000_000), "bad": ("bad", 2, 4_000_000)}
+VERSIONS = {"old": ("v1", 1, 200_000), "good": ("v2", 2, SIZE), "bad": ("bad", 2, SIZE)}
 
 
 class Registry(DockerRegistry):

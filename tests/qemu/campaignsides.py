@@ -38,7 +38,7 @@ class Ours(Side):
             shutil.copytree(base / "world", self.scratch / name)
             world = World(self.scratch / name)
             # Large enough for downloading and sealing to take a part of the time.
-            world.release({"a": world.ticker(VERSION, size=2_500_000, compose=compose)})
+            world.release({"a": world.ticker(VERSION, size=vmpeer.SIZE, compose=compose)})
             self._sites[name] = world.site
         return vmworld.device_disk(self.scratch / "base.raw", base / "factory")
 
