@@ -30,8 +30,8 @@ from hardware import Options  # noqa: E402
 from vm import Machine  # noqa: E402
 
 CHANNEL = "stable"
-#: Looks for a release every 20 seconds, so that nobody has to tell it.
-POLLING = "interval = 20\njitter = 5\n"
+#: Looks for a release every 10 seconds, so that nobody has to tell it.
+POLLING = "interval = 10\njitter = 5\n"
 VISIT = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/').read().decode())"
 DESTROY = """\
 systemctl stop docker.socket docker containerd
