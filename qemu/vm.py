@@ -25,11 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp.legacy import QEMUMonitorProtocol
-
 import credentials
 import hardware
 import initrd
+import monitor
 import packets
 from channel import Channel, MachineError, Result, lines
 from devicetree import device_tree
@@ -253,12 +252,8 @@ class Machine:
 
     def monitor(self, command: str, **arguments: object) -> Any:
         """Ask QEMU itself (QMP); returns what it answers."""
-        protocol = QEMUMonitorProtocol(str(self.directory / "qmp.socket"))
-        protocol.connect(negotiate=True)
-        try:
+        with monitor.connected(self.directory / "qmp.socket") as protocol:
             return protocol.cmd(command, **arguments)
-        finally:
-            protocol.close()
 
     def wait_for_event(self, name: str, timeout: float) -> dict[str, Any]:
         """Wait for an event of QEMU's and return its data; what the guest says is not looked at.
@@ -266,18 +261,10 @@ class Machine:
         Raises:
             MachineError: it did not come within so many seconds.
         """
-        protocol = QEMUMonitorProtocol(str(self.directory / "qmp.socket"))
-        protocol.connect(negotiate=True)
-        deadline = time.monotonic() + timeout
         try:
-            while True:
-                event = protocol.pull_event(wait=max(deadline - time.monotonic(), 0.01))
-                if event and event["event"] == name:
-                    return dict(event["data"])
+            return monitor.wait_for_event(self.directory / "qmp.socket", name, timeout)
         except TimeoutError:
             raise MachineError(f"no {name} in {timeout:g} s\n{self.console(40)}") from None
-        finally:
-            protocol.close()
 
     # Commands.
 
