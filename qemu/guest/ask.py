@@ -65,10 +65,29 @@ def containers() -> list[dict[str, object]]:
     return found
 
 
+def without_leftovers(found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Leave out what a cut update of stock Docker left beside a container of the same service.
+
+    One that was never started serves nobody, and its service runs. composeapps has to clear it up.
+    """
+    if Path(STATE).exists():
+        return found
+    begun = [item for item in found if item["State"] != "created"]
+    have = [service(item) for item in begun]
+    return begun + [item for item in found if item not in begun and service(item) not in have]
+
+
+def service(item: dict[str, object]) -> tuple[object, ...]:
+    """Return the project and the service that a container is of."""
+    labels = item["Labels"]
+    assert isinstance(labels, dict), item
+    return tuple(labels.get(f"com.docker.compose.{name}") for name in ("project", "service"))
+
+
 def healthy(ids: list[str] | None = None) -> bool:
     """Say whether there are containers, and all run, are healthy, and have one of these images."""
     try:
-        found = containers()
+        found = without_leftovers(containers())
     except (OSError, ValueError, AssertionError, http.client.HTTPException):
         return False
     return bool(found) and all(

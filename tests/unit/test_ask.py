@@ -56,3 +56,38 @@ def test_without_a_state_the_engine_alone_counts(
     assert ask.settled()
     monkeypatch.setattr(ask, "healthy", lambda: False)
     assert not ask.settled()
+
+
+def container(name: str, state: str, status: str = "") -> dict[str, object]:
+    labels = {"com.docker.compose.project": "a", "com.docker.compose.service": name}
+    return {"State": state, "Status": status, "ImageID": "1", "Labels": labels}
+
+
+RUNS = container("main", "running", "Up 4 minutes (healthy)")
+LEFT = container("main", "created", "Created")
+
+
+@pytest.mark.parametrize(
+    ("found", "stock", "ours"),
+    [
+        ([RUNS], True, True),
+        ([LEFT, RUNS], True, False),
+        ([LEFT], False, False),
+        ([RUNS, container("other", "created", "Created")], False, False),
+        ([RUNS, container("main", "exited", "Exited (1)")], False, False),
+        ([], False, False),
+    ],
+)
+def test_what_a_cut_update_of_stock_docker_left_beside_a_healthy_app_is_not_the_app(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[dict[str, object]],
+    stock: bool,
+    ours: bool,
+) -> None:
+    path = tmp_path / "state.db"
+    monkeypatch.setattr(ask, "STATE", str(path))
+    monkeypatch.setattr(ask, "containers", lambda: found)
+    assert ask.healthy() == stock
+    write(path, "committed").close()
+    assert ask.healthy() == ours
