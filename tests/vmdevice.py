@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ import vmworld
 import yoctodevice
 
 from architecture import AMD64, Architecture
+from channel import Result
+from composeapps.errors import BusyError
 from hardware import Options
 from vm import Machine
+
+#: Seconds for which a command is asked again while another is at work.
+PATIENCE = 600.0
 
 #: What takes many boots of an emulator; continuous integration has an hour.
 long = pytest.mark.skipif(
@@ -63,6 +69,20 @@ class Device:
         """Sign a release with one changed app, of which so many bytes are new."""
         app = self.world.ticker(version, size=size, compose=compose)
         return self.world.release({"a": app})
+
+    def command(self, *words: str, within: float = 600.0) -> Result | None:
+        """Run ``composeapps``; again where the resident part's own child was at work.
+
+        Returns:
+            None where the command is still at work after ``within`` seconds.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found = self.machine.answer(self.machine.send("composeapps", *words), within)
+            busy = found is not None and found.code == BusyError.exit_code
+            if not busy or time.monotonic() > deadline:
+                return found
+            time.sleep(1)
 
     def close(self) -> None:
         """Turn everything off."""

@@ -129,10 +129,10 @@ def test_cut_again_and_again_while_recovering(journey: Journey, rng: random.Rand
 
 @pytest.mark.parametrize("what", ["a", "--engine"])
 def test_cut_during_a_reset(journey: Journey, rng: random.Random, what: str) -> None:
-    machine = journey.device.machine
-    machine.send("composeapps", "reset", what)
-    time.sleep(5 + rng.random() * 10)
-    print(machine.cut(rng))
-    journey.device.boot(network=False)
-    verdict = journey.device.judge(journey.marks)
+    device = journey.device
+    ended = device.command("reset", what, within=5 + rng.random() * 10)
+    assert ended is None or ended.code == 0, ended
+    print(f"{'after' if ended else 'during'} the reset: {device.machine.cut(rng)}")
+    device.boot(network=False)
+    verdict = device.judge(journey.marks)
     assert verdict.broken == [], json.dumps(verdict.facts)

@@ -43,8 +43,8 @@ def test_a_changed_bit_is_a_read_error_and_is_mended(make_device: Callable[..., 
     machine = device.machine
 
     def verb(*words: str, code: int = 0) -> Any:
-        done = machine.run("composeapps", "--json", *words, check=False)
-        assert done.code == code, done
+        done = device.command("--json", *words)
+        assert done is not None and done.code == code, done
         return json.loads(done.out)
 
     version = device.release(2)
@@ -56,7 +56,7 @@ def test_a_changed_bit_is_a_read_error_and_is_mended(make_device: Callable[..., 
     assert verb("status")["no_fs_verity"] is None
     assert machine.run("python3", "-c", FLIP, path).out.strip() == "Input/output error"
     assert path in str(verb("verify", "--deep", code=6))
-    machine.run("composeapps", "reset", check=False)
+    device.command("reset")
     verb("update")
     assert verb("verify", "--deep") == []
     assert verb("status")["current"]["version"] == version
