@@ -6,12 +6,13 @@ and are healthy; ``settled`` also that no switch between releases is under way: 
 again what it ran before, and the agent goes on with the switch. ``ask.py law`` looks at the device
 as it is, with means of its own: nothing of composeapps is imported.
 ``ask.py state VERSION NAME...`` waits until a release is in one of those.
-``ask.py process NAME`` waits until a process of that name runs.
+``ask.py process NAME`` waits until a process of that name runs that began later than it.
 ``ask.py trace VERSION`` writes every change of its state to the console, for ten minutes.
 ``ask.py runs SECONDS ID...`` waits until all are healthy and of one of these images, by ID.
 ``ask.py content`` hashes files in the trees that containers see.
 """
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -21,6 +22,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 STATE = "/var/lib/composeapps/state.db"
@@ -30,6 +32,8 @@ VOLUMES = Path("/var/lib/docker/volumes")
 SWITCHING = ("installing", "starting", "rolling-back")
 #: Seconds that a look at the state waits for who writes it.
 PATIENCE = 10.0
+#: Seconds between two looks at what is over in a moment, and looks until a file is opened anew.
+PAUSE, LOOKS = 0.02, 50
 #: What is looked at of a container's own tree: a program, and files that only one version has.
 CONTENT = ("bin/busybox", "etc/noise-*")
 
@@ -112,13 +116,15 @@ def wait(test: object, seconds: float, pause: float) -> bool:
 def rows(query: str, patience: float = 0.0) -> list[tuple[object, ...]]:
     """Ask the state, for so many seconds while somebody writes; nothing where there is none."""
     try:
-        database = sqlite3.connect(f"file:{STATE}?mode=ro", uri=True, timeout=patience)
-        try:
+        with contextlib.closing(connect(patience)) as database:
             return database.execute(query).fetchall()
-        finally:
-            database.close()
     except sqlite3.Error:
         return []
+
+
+def connect(patience: float) -> sqlite3.Connection:
+    """Open the state."""
+    return sqlite3.connect(f"file:{STATE}?mode=ro", uri=True, timeout=patience)
 
 
 def settled() -> bool:
@@ -128,17 +134,29 @@ def settled() -> bool:
     return known and not any(state in SWITCHING for (state,) in found) and healthy()
 
 
-def in_state(version: int, names: list[str]) -> bool:
-    """Say whether a release is in one of these states."""
-    found = rows(f"SELECT state FROM release WHERE version = {version}")
-    return any(state in names for (state,) in found)
+def states(version: int, seconds: float) -> Iterator[str]:
+    """Tell a release's state, again and again; empty where there is none.
+
+    Opening the file takes an emulated processor longer than fifty looks into it.
+    """
+    query = f"SELECT state FROM release WHERE version = {version}"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(0.0)) as database:
+            for _ in range(LOOKS):
+                found = database.execute(query).fetchall()
+                yield str(found[0][0]) if found else ""
+                time.sleep(PAUSE)
+        time.sleep(PAUSE)
 
 
 def has_process(name: str) -> bool:
-    """Say whether a process of this name runs (the first 15 characters of it)."""
-    for path in Path("/proc").glob("[0-9]*/comm"):
+    """Say whether a younger process of this name runs (the first 15 characters of it)."""
+    for number in os.listdir("/proc"):
+        if not number.isdigit() or int(number) <= os.getpid():
+            continue
         try:
-            if path.read_text().strip() == name:
+            if Path("/proc", number, "comm").read_text().strip() == name:
                 return True
         except OSError:  # it has ended
             continue
@@ -148,13 +166,10 @@ def has_process(name: str) -> bool:
 def trace(version: int) -> None:
     """Write every change of a release's state to the console."""
     before = ""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        found = rows(f"SELECT state FROM release WHERE version = {version}")
-        if found and found[0][0] != before:
-            before = str(found[0][0])
+    for state in states(version, 600):
+        if state not in ("", before):
+            before = state
             Path("/dev/console").write_text(f"\nrelease {version} is {before}\n")
-        time.sleep(0.03)
 
 
 def damaged() -> list[str]:
@@ -223,10 +238,11 @@ def main(verb: str, arguments: list[str]) -> int:
         return 0 if wait(lambda: healthy(arguments[1:]), float(arguments[0]), 0.5) else 1
     if verb == "state":  # of one release
         os.nice(-5)  # what it waits for is over in a moment
-        return 0 if wait(lambda: in_state(int(arguments[0]), arguments[1:]), 900, 0.02) else 1
+        version, *names = arguments
+        return 0 if any(state in names for state in states(int(version), 900)) else 1
     if verb == "process":
         os.nice(-5)
-        return 0 if wait(lambda: has_process(arguments[0]), 900, 0.02) else 1
+        return 0 if wait(lambda: has_process(arguments[0]), 900, PAUSE) else 1
     if verb == "trace":
         trace(int(arguments[0]))
     else:

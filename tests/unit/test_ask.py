@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +61,37 @@ def test_without_a_state_the_engine_alone_counts(
     assert ask.settled()
     monkeypatch.setattr(ask, "healthy", lambda: False)
     assert not ask.settled()
+
+
+def test_every_state_of_a_release_is_told(state: Path) -> None:
+    told = ask.states(2, 60)
+    with contextlib.closing(write(state, "committed", "fetching")) as database:
+        assert next(told) == "fetching"
+        for now in ("fetched", "installing"):
+            database.execute("UPDATE release SET state = ? WHERE version = 2", (now,))
+            assert next(told) == now
+    state.unlink()
+    write(state, "committed", "failed").close()
+    assert "failed" in itertools.islice(told, ask.LOOKS + 1), "another file, as after damage"
+
+
+def test_a_release_that_is_not_there_is_waited_for_and_no_longer_than_asked(state: Path) -> None:
+    assert list(ask.states(1, 0.1)) == []
+    write(state, "committed").close()
+    assert set(ask.states(2, 0.1)) == {""}
+
+
+def test_a_process_that_began_later_is_seen_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = shutil.copy("/bin/sleep", tmp_path / "like-no-other")
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # numbers begin anew after a while
+    assert not ask.has_process("like-no-other")
+    with subprocess.Popen([program, "60"]) as process:
+        assert ask.wait(lambda: ask.has_process("like-no-other"), 60, 0.01)
+        monkeypatch.setattr(os, "getpid", lambda: process.pid)
+        assert not ask.has_process("like-no-other")
+        process.kill()
 
 
 def container(name: str, state: str, status: str = "") -> dict[str, object]:
