@@ -7,6 +7,8 @@ ENGINE ?= trixie
 export ENGINE
 # Processes that tests run in; most of their time is waiting. 1 for a debugger.
 JOBS ?= 2
+# Says which tests took longest, in seconds.
+DURATIONS := --durations=40 --durations-min=20
 BIN := .venv/bin
 SOURCES := agent qemu tests
 SUITES := $(wildcard tests/unit tests/yocto tests/docker tests/crash tests/qemu)
@@ -19,10 +21,10 @@ demo: prepare ## Publish, sign, update, break, roll back, corrupt, reset; then a
 	$(BIN)/python tests/demo/device.py
 
 test: prepare ## Run all tests; ENGINE=sid for the newest engine, TESTS=path for some, JOBS=1 in one process
-	$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --no-loadscope-reorder) $(or $(TESTS),$(SUITES))
+	$(BIN)/pytest $(DURATIONS) $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --no-loadscope-reorder) $(or $(TESTS),$(SUITES))
 
 long: prepare ## The tests that boot an emulator many times, which make test leaves out (an hour)
-	LONG=1 $(BIN)/pytest $(or $(TESTS),$(addprefix tests/qemu/test_,engine_damage.py two_slots.py bad_input.py suspend.py arm64.py))
+	LONG=1 $(BIN)/pytest $(DURATIONS) $(or $(TESTS),$(addprefix tests/qemu/test_,engine_damage.py two_slots.py bad_input.py suspend.py arm64.py))
 
 crash: prepare ## Kill the command before every durable call and ask the law (hours; WHAT=update)
 	$(BIN)/python tests/crash/crash.py $(WHAT)
