@@ -20,7 +20,10 @@ HERE = Path(__file__).resolve().parent
 IN_CI = bool(os.environ.get("CI"))
 #: Set in each process of pytest-xdist.
 WORKER = "PYTEST_XDIST_WORKER"
-LONGEST_FIRST = ("qemu", "crash", "docker", "yocto")
+#: Modules and folders; style fails soonest.
+LONGEST_FIRST = (
+    "test_style.py", "test_power_cut.py", "test_boot.py", "qemu", "crash", "docker", "yocto",
+)  # fmt: skip
 #: Property of a test whose value is printed at the end.
 TOLD = "told"
 
@@ -60,10 +63,8 @@ def _folder(item: pytest.Item) -> str:
 
 
 def _rank(item: pytest.Item) -> int:
-    folder = _folder(item)
-    if item.path.name == "test_style.py" or folder not in LONGEST_FIRST:
-        return -1 if item.path.name == "test_style.py" else len(LONGEST_FIRST)
-    return LONGEST_FIRST.index(folder)
+    known = [name for name in (item.path.name, _folder(item)) if name in LONGEST_FIRST]
+    return LONGEST_FIRST.index(known[0]) if known else len(LONGEST_FIRST)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
