@@ -137,7 +137,7 @@ def settled() -> bool:
 def states(version: int, seconds: float) -> Iterator[str]:
     """Tell a release's state, again and again; empty where there is none.
 
-    Opening the file takes an emulated processor longer than fifty looks into it.
+    The file is opened once in fifty looks: what is waited for needs the processor itself.
     """
     query = f"SELECT state FROM release WHERE version = {version}"
     deadline = time.monotonic() + seconds
